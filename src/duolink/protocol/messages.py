@@ -1,8 +1,8 @@
 """One struct per message of the wire.
 
 A text frame holds one or more messages, JSON objects joined by newlines; a binary frame holds one
-message without `data` on its first line and the data, raw bytes, behind the newline. `type` names
-the struct. Unknown fields are ignored. Times are milliseconds, integers lie in 0 … 2⁵³−1.
+message with `"binary":true` instead of `data` on its first line, and the data, raw bytes, behind the
+newline. `type` names the struct. Unknown fields are ignored. Times are milliseconds, integers lie in 0 … 2⁵³−1.
 
 `to` is set by a client and `from` (here `sender`) by the server, never both: the server takes `to`
 off, and a client's `from` is refused. `ALLOWED` says which types may arrive where.
@@ -167,6 +167,7 @@ class LinkMessage(Message, tag="message"):
     deadline: Integer = 0
     reply: Key = ""
     failed: bool = False
+    binary: bool = False
     data: Raw = NO_DATA
 
 
@@ -278,6 +279,7 @@ class Ephemeral(Message, tag="ephemeral"):
     to: str = ""
     sender: str = msgspec.field(default="", name="from")
     channel: Annotated[str, Meta(max_length=limits.MAX_CHANNEL)] = ""
+    binary: bool = False
 
 
 # --- channels --------------------------------------------------------------------------------
@@ -335,6 +337,7 @@ class Publish(Message, tag="publish"):
     channel: ChannelName
     key: Key = ""
     age: Integer = 0
+    binary: bool = False
     data: Raw = NO_DATA
 
 
@@ -351,6 +354,8 @@ class Publication(Message, tag="publication"):
     offset: Integer
     sender: str = msgspec.field(default="", name="from")
     time: Integer = 0
+    page: Integer = 0  # the history question this one answers; 0: live or recovered
+    binary: bool = False
     data: Raw = NO_DATA
 
 
@@ -367,14 +372,15 @@ class History(Message, tag="history"):
 
 
 class HistoryPage(Message, tag="history_page"):
-    """The answer to `history`. `offset` and `epoch` are the log's top; `gap` says what the question
-    named and the log no longer has."""
+    """The answer to `history`; its `count` publications follow, each with this id as its `page`.
+    `offset` and `epoch` are the log's top; `gap` says what the question named and the log no longer
+    has."""
 
     id: Integer
     channel: str
     epoch: str
     offset: Integer
-    publications: list[Publication] = []
+    count: Integer = 0
     gap: Gap | None = None
 
 

@@ -1,0 +1,224 @@
+"""The only parser of outside bytes: payloads to messages and back.
+
+User data stays `msgspec.Raw`, that is, the bytes as they came. Nothing behind this module looks into them,
+so this is where they are made safe to forward: no newline (a text payload is split at newlines
+before anything is decoded, so that no data can pose as a second message), valid UTF-8, and nesting no
+deeper than `limits.MAX_DEPTH`. A parser never raises to its driver: what cannot be decoded comes out as
+`Malformed`, in its place among the messages.
+"""
+
+import re
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from msgspec import Raw
+
+from duolink.protocol import limits
+from duolink.protocol.codes import ErrorCode
+from duolink.protocol.messages import (
+    Ephemeral,
+    FromClient,
+    FromPeer,
+    FromServer,
+    LinkMessage,
+    Message,
+    Publication,
+    Publish,
+)
+
+Carrier = LinkMessage | Ephemeral | Publish | Publication
+"""The messages whose user data may be bytes."""
+
+CARRIERS: Final = (LinkMessage, Ephemeral, Publish, Publication)
+
+
+class Malformed(NamedTuple):
+    """A line that is no message: which error it deserves, and a sentence for people."""
+
+    code: ErrorCode
+    reason: str
+
+
+class DataError(ValueError):
+    """User data that may not travel: not JSON, a newline, invalid UTF-8, too deep."""
+
+
+class _Head(msgspec.Struct):
+    type: str
+
+
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_BRACKET: Final = re.compile(rb"[\[\]{}]")
+_NEWLINES: Final = re.compile(rb"[\r\n]")
+_head_decoder: Final = msgspec.json.Decoder(_Head)
+_any_decoder: Final = msgspec.json.Decoder()
+_encoder: Final = msgspec.json.Encoder()
+
+encode = _encoder.encode
+"""Message → one line of a text payload. Binary data goes through `encode_binary`."""
+
+
+class Decoder:
+    """Decodes payloads of one kind of far end: `client`, `server` or `peer` (see `messages.ALLOWED`)."""
+
+    __slots__ = ("_decode", "_known")
+
+    def __init__(self, allowed: Any) -> None:
+        self._decode = msgspec.json.Decoder(allowed).decode
+        self._known = {struct.__struct_config__.tag for struct in allowed.__args__}
+
+    def text(self, payload: bytes) -> list[Any]:
+        """Decode the payload of a text frame, which the transport has checked for UTF-8.
+
+        Returns the messages in order, with a `Malformed` in the place of each line that is none.
+        """
+        if b"\n" not in payload:
+            return [self.line(payload)]
+        if payload.count(b"\n") >= limits.MAX_BATCH:
+            return [Malformed(ErrorCode.LIMIT, f"more than {limits.MAX_BATCH} messages in one frame")]
+        line = self.line
+        return [line(part) for part in payload.split(b"\n")]
+
+    def line(self, line: bytes) -> Any:
+        """Decode one message."""
+        if len(line) > limits.MAX_MESSAGE:
+            return Malformed(ErrorCode.TOO_LARGE, f"a message has at most {limits.MAX_MESSAGE} bytes")
+        if line.count(b"{") + line.count(b"[") > limits.MAX_DEPTH and depth(line) > limits.MAX_DEPTH:
+            return Malformed(ErrorCode.MALFORMED, f"nested deeper than {limits.MAX_DEPTH}")
+        try:
+            message = self._decode(line)
+        except msgspec.ValidationError as error:
+            return self._explain(line, error)
+        except msgspec.DecodeError as error:
+            return Malformed(ErrorCode.MALFORMED, f"not JSON: {error}")
+        if type(message) in CARRIERS and message.binary:
+            return Malformed(ErrorCode.MALFORMED, "binary data travels in a binary frame")
+        return message
+
+    def binary(self, payload: bytes) -> list[Any]:
+        """Decode the payload of a binary frame: a header line, a newline, raw bytes."""
+        if len(payload) > limits.MAX_MESSAGE:
+            return [Malformed(ErrorCode.TOO_LARGE, f"a message has at most {limits.MAX_MESSAGE} bytes")]
+        end = payload.find(b"\n")
+        if end < 0:
+            return [Malformed(ErrorCode.MALFORMED, "a binary frame is a header line, a newline, bytes")]
+        header = payload[:end]
+        if not is_utf8(header):
+            return [Malformed(ErrorCode.MALFORMED, "the header is not UTF-8")]
+        if depth(header) > limits.MAX_DEPTH:
+            return [Malformed(ErrorCode.MALFORMED, f"nested deeper than {limits.MAX_DEPTH}")]
+        try:
+            message = self._decode(header)
+        except msgspec.ValidationError as error:
+            return [self._explain(header, error)]
+        except msgspec.DecodeError as error:
+            return [Malformed(ErrorCode.MALFORMED, f"not JSON: {error}")]
+        if type(message) not in CARRIERS or not message.binary or bytes(message.data):
+            return [Malformed(ErrorCode.MALFORMED, 'a binary frame carries one message with "binary":true')]
+        message.data = Raw(payload[end + 1 :])
+        return [message]
+
+    def _explain(self, line: bytes, error: msgspec.ValidationError) -> Malformed:
+        try:
+            kind = _head_decoder.decode(line).type
+        except msgspec.DecodeError:
+            return Malformed(ErrorCode.MALFORMED, "not an object with a type")
+        if kind not in self._known:
+            return Malformed(ErrorCode.UNKNOWN_TYPE, f"no type {kind[:32]!r} here")
+        return Malformed(ErrorCode.MALFORMED, f"{kind}: {error}")
+
+
+CLIENT: Final = Decoder(FromClient)
+SERVER: Final = Decoder(FromServer)
+PEER: Final = Decoder(FromPeer)
+
+
+def encode_binary(message: Carrier) -> bytes:
+    """Return the payload of a binary frame for a message with bytes as its data."""
+    data = message.data
+    message.data = Raw(b"")
+    header = _encoder.encode(message)
+    message.data = data
+    return b"%b\n%b" % (header, bytes(data))
+
+
+def depth(text: bytes) -> int:
+    """Return how deep the brackets of a JSON text nest, without recursion; strings do not count."""
+    deepest = level = 0
+    for bracket in _BRACKET.findall(_STRING.sub(b"", text)):
+        if bracket in b"[{":
+            level += 1
+            deepest = max(deepest, level)
+        else:
+            level -= 1
+    return deepest
+
+
+def is_utf8(data: bytes) -> bool:
+    """Whether the bytes are valid UTF-8."""
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def check_json(data: bytes) -> Raw:
+    """Make JSON of outside origin (HTTP, a bus, an application's own encoder) fit to travel as `data`.
+
+    Newlines are legal white space in JSON and would split a payload: they become spaces, which
+    changes nothing, since a JSON string cannot contain one unescaped.
+
+    Raises `DataError` for what is not JSON, not UTF-8 or too deep.
+    """
+    if not is_utf8(data):
+        raise DataError("not UTF-8")
+    if depth(data) > limits.MAX_DEPTH:
+        raise DataError(f"nested deeper than {limits.MAX_DEPTH}")
+    try:
+        _any_decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise DataError(f"not JSON: {error}") from None
+    return Raw(_NEWLINES.sub(b" ", data))
+
+
+def encode_json(value: Any) -> Raw:
+    """Encode an application's value as `data`.
+
+    Raises `DataError` for a value that is not JSON or nests too deep.
+    """
+    try:
+        data = _encoder.encode(value)
+    except RecursionError:
+        raise DataError(f"nested deeper than {limits.MAX_DEPTH}") from None
+    except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
+        raise DataError(str(error)) from None
+    if depth(data) > limits.MAX_DEPTH:
+        raise DataError(f"nested deeper than {limits.MAX_DEPTH}")
+    if b"\n" in data:  # a Raw within the value
+        return check_json(data)
+    return Raw(data)
+
+
+def decode_json(data: Raw) -> Any:
+    """Decode received `data` into plain Python values. Absent data is None."""
+    body = bytes(data)
+    return _any_decoder.decode(body) if body else None
+
+
+def is_id(name: str, maximum: int) -> bool:
+    """Whether a name may be a client id or a channel: 1 … `maximum` UTF-8 bytes, no control
+    characters, no lone surrogates. Ids are compared as UTF-8 bytes."""
+    if not name or any(ord(char) < 0x20 or ord(char) == 0x7F for char in name):
+        return False
+    try:
+        return len(name.encode()) <= maximum
+    except UnicodeEncodeError:
+        return False
+
+
+def is_client_id(name: str) -> bool:
+    """Whether a name may be a client's: `@` begins a user's name and `$` the server's own."""
+    return is_id(name, limits.MAX_CLIENT_ID) and name[0] not in "@$"
