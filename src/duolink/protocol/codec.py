@@ -16,6 +16,7 @@ from msgspec import Raw
 from duolink.protocol import limits
 from duolink.protocol.codes import ErrorCode
 from duolink.protocol.messages import (
+    NO_DATA,
     Ephemeral,
     FromClient,
     FromPeer,
@@ -136,7 +137,7 @@ PEER: Final = Decoder(FromPeer)
 def encode_binary(message: Carrier) -> bytes:
     """Return the payload of a binary frame for a message with bytes as its data."""
     data = message.data
-    message.data = Raw(b"")
+    message.data = NO_DATA
     header = _encoder.encode(message)
     message.data = data
     return b"%b\n%b" % (header, bytes(data))
