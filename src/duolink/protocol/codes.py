@@ -96,6 +96,7 @@ class LossReason(StrEnum):
     SENDER_RESTARTED = "sender_restarted"  # a newer run began before the older one was complete
     SUPERSEDED = "superseded"  # this process is fenced; what it had not settled stays unknown
     CLOSED = "closed"  # the sender left before the end was known
+    GONE = "gone"  # settled as lost while this receiver was away; only the sender knows why
 
 
 class PeerState(StrEnum):

@@ -223,13 +223,15 @@ class Probe(Message, tag="probe"):
 
 
 class Wait(Message, tag="wait"):
-    """The server did not take number `seq`, nor will it take a later one, until the sender sends
-    `seq` or an earlier one again; best after `peer` has said that the other client is here. The
-    numbers it names were handed to nobody. Absent, blocked and busy receivers look alike."""
+    """The server handed number `seq` (of a skip: `seq` … `last`) to nobody, and will not take a later one
+    until the sender sends `seq` or an earlier one again; best after `peer` has said that the other
+    client is here. Every message and skip that is not taken is answered by one `wait`, so a sender knows
+    exactly which copies nobody has. Absent, blocked and busy receivers look alike."""
 
     to: str
     run: Number
     seq: Number
+    last: Integer = 0  # 0: the same as seq
     lane: Lane = "messages"
 
 
