@@ -1,0 +1,251 @@
+"""The receiving half of a link: every number once, in order, or as lost.
+
+One `Inbound` per lane of a sender's run. `expected` is the next number for the application, `finished`
+the highest up to which it has finished with everything. What comes early is held, at most a window's worth.
+"""
+
+from math import inf
+from typing import NamedTuple
+
+from duolink.protocol import limits
+from duolink.protocol.codes import LossReason
+from duolink.protocol.messages import Ack, LinkMessage, LostRange, Skip
+
+
+class Received(NamedTuple):
+    """A number for the application, which says `finish(seq)` when it has finished with it."""
+
+    lane: str
+    message: LinkMessage
+
+
+class Lost(NamedTuple):
+    """Numbers `first` … `last` of a lane that will never come, in their place of the sequence."""
+
+    lane: str
+    first: int
+    last: int
+    reason: str
+
+
+class BeyondCredit(Exception):
+    """A number beyond the window granted: a protocol error on a path whose credit the receiver grants."""
+
+
+class Inbound:
+    """One lane's numbers of one run, from the receiver's side."""
+
+    __slots__ = (
+        "_ask",
+        "_done",
+        "_held",
+        "_lost",
+        "_pull_wait",
+        "_unacknowledged",
+        "ack_at",
+        "expected",
+        "finished",
+        "lane",
+        "pull_at",
+        "run",
+        "want",
+        "window",
+    )
+
+    def __init__(self, lane: str, run: int, base: int, window: int) -> None:
+        self.lane, self.run, self.window = lane, run, window
+        self.expected = base
+        self.finished = base - 1
+        self.ack_at = inf  # when an acknowledgement is due
+        self.pull_at = inf  # when the hole is asked for
+        self.want = False
+        self._held: dict[int, LinkMessage | Skip] = {}
+        self._done: set[int] = set()
+        self._lost: list[LostRange] = []
+        self._ask = 0  # an acknowledgement is wanted once this number is finished
+        self._unacknowledged = 0
+        self._pull_wait = limits.GAP_PULL
+
+    # --- what comes --------------------------------------------------------------------------
+
+    def message(self, message: LinkMessage, now: float, limit: int | None = None) -> list[Received | Lost]:
+        """Take a message. Returns what the application gets now, in order: nothing for a repeat or
+        what lies beyond a hole.
+
+        `limit` is the highest number granted on the path it came by; beyond it `BeyondCredit` is
+        raised. Without one, what lies beyond the window is dropped: it comes again.
+        """
+        seq = message.seq
+        if seq == self.expected and not self._held and message.base <= seq:
+            self.expected = seq + 1
+            self._forget_lost(message.base)
+            self._count(seq, message.ask, now)
+            return [Received(self.lane, message)]
+        if not self._admit(seq, limit):
+            return []
+        items = self._rebase(message.base)
+        if seq < self.expected or seq in self._held:
+            self.ack_at = now  # a repeat: its sender has not heard of the first
+            return items
+        self._held[seq] = message
+        self._count(seq, message.ask, now)
+        return items + self._release(now)
+
+    def skip(self, skip: Skip, now: float, limit: int | None = None) -> list[Received | Lost]:
+        """Take numbers that will not come. Those that have come already stay what they are."""
+        last = min(skip.last, skip.seq + self.window)  # no sender skips more than its window at once
+        if not self._admit(last, limit):
+            return []
+        items = self._rebase(skip.base)
+        for seq in range(max(skip.seq, self.expected), last + 1):
+            self._held.setdefault(seq, skip)
+        self.ack_at = now
+        return items + self._release(now)
+
+    def probe(self, seq: int, base: int, now: float) -> list[Received | Lost]:
+        """The sender has sent up to `seq` and wants to know."""
+        items = self._rebase(base) + self._release(now)
+        self.want = seq >= self.expected
+        self.ack_at = now
+        return items
+
+    def end(self) -> list[Received | Lost]:
+        """The sender's next run begins: hand over what is held, and the holes as lost."""
+        items: list[Received | Lost] = []
+        while self._held:
+            first = self.expected
+            self.expected = min(self._held)
+            if first < self.expected:
+                items.append(self._lose(first, self.expected - 1, LossReason.SENDER_RESTARTED))
+            items += self._release(0.0)
+        return items
+
+    def _admit(self, seq: int, limit: int | None) -> bool:
+        if limit is not None and seq > limit:
+            raise BeyondCredit(f"number {seq} of lane {self.lane} is beyond {limit}")
+        return seq < self.expected + 2 * self.window
+
+    def _rebase(self, base: int) -> list[Received | Lost]:
+        self._forget_lost(base)
+        if base <= self.expected:
+            return []
+        items: list[Received | Lost] = []
+        for seq in sorted(held for held in self._held if held < base):
+            items += self._gone(seq - 1) + self._take(seq)
+        return items + self._gone(base - 1)
+
+    def _gone(self, last: int) -> list[Received | Lost]:
+        # The sender has settled these and forgotten them: nothing to tell it.
+        first = self.expected
+        if last < first:
+            return []
+        self.expected = last + 1
+        if last - first < self.window:
+            self._done.update(range(first, last + 1))
+            self._settle()
+        else:  # so far ahead that nothing before it can be of interest to the sender
+            self.finished = last
+            self._done = {seq for seq in self._done if seq > last}
+        return [Lost(self.lane, first, last, LossReason.GONE)]
+
+    def _release(self, now: float) -> list[Received | Lost]:
+        items: list[Received | Lost] = []
+        while self.expected in self._held:
+            items += self._take(self.expected)
+        if not self._held:
+            self.pull_at = inf
+            self._pull_wait = limits.GAP_PULL
+        elif items or self.pull_at == inf:
+            self.pull_at = now + self._pull_wait
+        return items
+
+    def _take(self, seq: int) -> list[Received | Lost]:
+        held = self._held.pop(seq)
+        self.expected = seq + 1
+        if isinstance(held, LinkMessage):
+            return [Received(self.lane, held)]
+        return [self._lose(seq, seq, held.reason)]
+
+    def _lose(self, first: int, last: int, reason: str) -> Lost:
+        self._lost.append(LostRange(first, last, reason))
+        self.expected = last + 1
+        self._done.update(range(first, last + 1))
+        self._settle()
+        return Lost(self.lane, first, last, reason)
+
+    def _forget_lost(self, base: int) -> None:
+        if self._lost and self._lost[0].last < base:
+            self._lost = [lost for lost in self._lost if lost.last >= base]
+
+    # --- what the application does -------------------------------------------------------------
+
+    def finish(self, seq: int, now: float) -> None:
+        """The application has finished with a number it was handed; in any order, repeats are harmless."""
+        if not self.finished < seq < self.expected:
+            return
+        if seq == self.finished + 1 and not self._done:
+            self.finished = seq
+        else:
+            self._done.add(seq)
+            self._settle()
+        if self._unacknowledged >= limits.ACK_EVERY or 0 < self._ask <= self.finished:
+            self.ack_at = now
+        else:
+            self.ack_at = min(self.ack_at, now + limits.ACK_DELAY)
+
+    def _settle(self) -> None:
+        while self.finished + 1 in self._done:
+            self.finished += 1
+            self._done.discard(self.finished)
+
+    def _count(self, seq: int, ask: bool, now: float) -> None:
+        self._unacknowledged += 1
+        if ask:
+            self._ask = max(self._ask, seq)
+
+    # --- acknowledgements ----------------------------------------------------------------------
+
+    @property
+    def limit(self) -> int:
+        """The highest number this receiver takes: its credit on a direct path."""
+        return self.finished + self.window
+
+    def poll(self, now: float) -> bool:
+        """Whether an acknowledgement is due. A hole that is old enough makes it one that asks."""
+        if now >= self.pull_at:
+            self._pull_wait = min(2 * self._pull_wait, limits.PROBE_CAP)
+            self.pull_at = now + self._pull_wait
+            self.want = True
+            self.ack_at = now
+        return now >= self.ack_at
+
+    def may_ride(self) -> bool:
+        """Whether the cursor alone says everything, so that it can ride on a message."""
+        return not self._lost and not self.want
+
+    def rode(self) -> None:
+        """The cursor has left on a message: no acknowledgement of its own is due."""
+        self._sent()
+
+    def ack(self, peer: str, *, granting: bool = False) -> Ack:
+        """Make the acknowledgement, which is no longer due then. `granting` adds the credit."""
+        received = self.expected - 1
+        ack = Ack(
+            run=self.run,
+            seq=self.finished,
+            to=peer,
+            lane=self.lane,
+            received=received if received > self.finished else 0,
+            want=self.want,
+            limit=self.limit if granting else 0,
+            lost=[lost for lost in self._lost if lost.last <= self.finished],
+        )
+        self._sent()
+        return ack
+
+    def _sent(self) -> None:
+        self.ack_at = inf
+        self.want = False
+        self._unacknowledged = 0
+        if self._ask <= self.finished:
+            self._ask = 0

@@ -1,0 +1,326 @@
+"""The sending half of one lane of a link: numbers, bodies, and what became of them.
+
+Every number ends `delivered` or `lost`, and its sender is told which, once. What is known of a number
+is its entry here, from `submit` until the receiver's cursor has passed it:
+
+    pending ── stored by a mailbox ──▶ stored ──┐
+       │                                        ├── cursor passed, not listed as lost ──▶ delivered
+       └── expired, refused ──▶ skipped ────────┴── cursor passed, listed as lost ──────▶ lost
+
+An entry counts the copies of it that left and were not answered by `wait`. A skipped entry without
+copies is lost for certain, at once; with copies, the receiver's acknowledgement says what it was.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from math import inf
+from typing import Any, NamedTuple
+
+from msgspec import Raw
+
+from duolink.protocol.codes import LossReason
+from duolink.protocol.messages import Ack, LinkMessage, Skip
+
+
+class WindowFull(Exception):
+    """There is no room for another number before something is stored or settled."""
+
+
+class Outgoing:
+    """One number of a lane, from its sender's side. `context` is the driver's own."""
+
+    __slots__ = (
+        "ask",
+        "binary",
+        "context",
+        "copies",
+        "data",
+        "deadline",
+        "expires",
+        "failed",
+        "reason",
+        "reply",
+        "request",
+        "seq",
+        "size",
+        "stored",
+        "told",
+    )
+
+    def __init__(self, seq: int, data: Raw, binary: bool, expires: float) -> None:
+        self.seq = seq
+        self.data = data
+        self.binary = binary
+        self.size = len(bytes(data))
+        self.expires = expires
+        self.request = ""
+        self.deadline = 0
+        self.reply = ""
+        self.failed = False
+        self.ask = False
+        self.context: Any = None
+        self.copies = 0
+        self.stored = False
+        self.reason = ""  # why it is skipped; empty: it is not
+        self.told = False  # the application knows its end
+
+
+class Settled(NamedTuple):
+    """The end of a number. `reason` is empty for delivered. A loss that is not `certain` may have been
+    delivered all the same: copies were out, and no acknowledgement can come any more."""
+
+    entry: Outgoing
+    reason: str = ""
+    certain: bool = True
+
+
+class Stored(NamedTuple):
+    """A mailbox has the number now."""
+
+    entry: Outgoing
+
+
+class Outbound:
+    """One lane's numbers of one run, in order, from `base` on."""
+
+    __slots__ = (
+        "_entries",
+        "_expires",
+        "_unsafe_bytes",
+        "lane",
+        "next_seq",
+        "peer",
+        "received",
+        "run",
+        "stored",
+        "window",
+        "window_bytes",
+    )
+
+    def __init__(self, peer: str, lane: str, run: int, window: int, window_bytes: int) -> None:
+        self.peer, self.lane, self.run = peer, lane, run
+        self.window, self.window_bytes = window, window_bytes
+        self.next_seq = 1
+        self.received = 0  # the receiver's cursor of arrival, as far as acknowledged
+        self.stored = 0  # the mailbox's
+        self._entries: deque[Outgoing] = deque()
+        self._unsafe_bytes = 0
+        self._expires = inf
+
+    # --- what is there -----------------------------------------------------------------------
+
+    @property
+    def base(self) -> int:
+        """Lowest number not yet settled."""
+        return self._entries[0].seq if self._entries else self.next_seq
+
+    @property
+    def unsettled(self) -> int:
+        """How many numbers are not settled."""
+        return len(self._entries)
+
+    def next_expiry(self) -> float:
+        """When the next entry expires."""
+        return self._expires
+
+    def has_room(self, size: int) -> bool:
+        """Whether a body of that many bytes may be numbered now; one always may."""
+        first_unsafe = max(self.base, self.stored + 1)
+        if self.next_seq == first_unsafe:
+            return True
+        return (
+            self.next_seq < first_unsafe + self.window and self._unsafe_bytes + size <= self.window_bytes
+        )
+
+    def between(self, first: int, last: int) -> Iterator[Outgoing]:
+        """The entries numbered `first` … `last` that are still there."""
+        if not self._entries or last < first:
+            return
+        start = max(first - self._entries[0].seq, 0)
+        stop = min(last - self._entries[0].seq + 1, len(self._entries))
+        for index in range(start, stop):
+            yield self._entries[index]
+
+    # --- what the application does -------------------------------------------------------------
+
+    def submit(self, data: Raw, *, binary: bool = False, expires: float = inf) -> Outgoing:
+        """Number a body. Raises `WindowFull`; nothing is numbered then."""
+        size = len(bytes(data))
+        if not self.has_room(size):
+            raise WindowFull(f"{self.unsettled} numbers to {self.peer} are neither stored nor settled")
+        entry = Outgoing(self.next_seq, data, binary, expires)
+        self.next_seq += 1
+        self._entries.append(entry)
+        self._unsafe_bytes += entry.size
+        self._expires = min(self._expires, expires)
+        return entry
+
+    # --- what the network says -----------------------------------------------------------------
+
+    def acknowledge(self, ack: Ack) -> list[Settled]:
+        """Take a receiver's cursors. Returns the numbers that are settled by them.
+
+        Acknowledgements of another run, or of numbers never sent, change nothing.
+        """
+        if ack.run != self.run or max(ack.seq, ack.received) >= self.next_seq:
+            return []
+        received = max(ack.received, ack.seq)
+        self.received = received if ack.want else max(self.received, received)
+        return self._settle(ack.seq, ack)
+
+    def acknowledge_cursor(self, run: int, seq: int) -> list[Settled]:
+        """Take a cursor that rode on a message: everything up to `seq` is delivered, nothing lost."""
+        if run != self.run or not self._entries or seq < self._entries[0].seq or seq >= self.next_seq:
+            return []
+        self.received = max(self.received, seq)
+        return self._settle(seq, None)
+
+    def _settle(self, seq: int, ack: Ack | None) -> list[Settled]:
+        entries = self._entries
+        settled = []
+        while entries and entries[0].seq <= seq:
+            entry = entries.popleft()
+            if not entry.stored:
+                self._unsafe_bytes -= entry.size
+            if not entry.told:
+                entry.told = True
+                reason = _reason(ack, entry.seq) if ack is not None else ""
+                settled.append(Settled(entry, reason))
+        if not entries:
+            self._expires = inf
+        self._advance()
+        return settled
+
+    def store(self, seq: int) -> list[Stored]:
+        """A mailbox has everything up to `seq`: bodies are forgotten, the window moves on."""
+        if seq >= self.next_seq or seq <= self.stored:
+            return []
+        first, self.stored = self.stored + 1, seq
+        stored = []
+        for entry in self.between(first, seq):
+            entry.stored = True
+            self._unsafe_bytes -= entry.size
+            entry.data, entry.size = Raw(b""), 0
+            stored.append(Stored(entry))
+        return stored
+
+    def dropped(self, first: int, last: int) -> list[Settled]:
+        """The server handed one copy of each of these numbers to nobody (`wait`)."""
+        settled: list[Settled] = []
+        for entry in self.between(first, last):
+            if entry.copies:
+                entry.copies -= 1
+                settled += self._conclude(entry)
+        self._advance()
+        return settled
+
+    def refuse(self, seq: int) -> list[Settled]:
+        """The server will never take this number: it is skipped. The copy it refused went nowhere."""
+        settled: list[Settled] = []
+        for entry in self.between(seq, seq):
+            entry.copies = max(entry.copies - 1, 0)
+            settled += self._skip(entry, LossReason.REFUSED)
+        self._advance()
+        return settled
+
+    def expire(self, now: float) -> list[Settled]:
+        """Skip what has outlived its time. A stored number's time is the mailbox's matter."""
+        if now < self._expires:
+            return []
+        settled: list[Settled] = []
+        self._expires = inf
+        for entry in self._entries:
+            if entry.expires <= now and not entry.reason and not entry.stored:
+                settled += self._skip(entry, LossReason.EXPIRED)
+            elif not entry.reason and not entry.stored:
+                self._expires = min(self._expires, entry.expires)
+        self._advance()
+        return settled
+
+    def abandon(self, reason: str) -> list[Settled]:
+        """The process gives up: every number not settled ends as lost, as certain as its copies say."""
+        settled = [
+            Settled(entry, entry.reason or reason, certain=not entry.copies and not entry.stored)
+            for entry in self._entries
+            if not entry.told
+        ]
+        self._entries.clear()
+        self._unsafe_bytes = 0
+        self._expires = inf
+        return settled
+
+    def _skip(self, entry: Outgoing, reason: LossReason) -> list[Settled]:
+        if entry.reason or entry.stored:
+            return []
+        entry.reason = reason
+        self._unsafe_bytes -= entry.size
+        entry.data, entry.size = Raw(b""), 0
+        return self._conclude(entry)
+
+    def _conclude(self, entry: Outgoing) -> list[Settled]:
+        if entry.copies or not entry.reason or entry.told:
+            return []
+        entry.told = True
+        return [Settled(entry, entry.reason)]
+
+    def _advance(self) -> None:
+        # Skipped numbers of which nobody has a copy need no acknowledgement: a receiver learns from
+        # `base` that they are gone. Else an absent receiver would let them fill the window.
+        entries = self._entries
+        while entries and entries[0].told and not entries[0].copies:
+            entries.popleft()
+
+    # --- what leaves -------------------------------------------------------------------------
+
+    def transmit(self, first: int, last: int) -> Iterator[LinkMessage | Skip]:
+        """Yield what is to be sent of the numbers `first` … `last`, counting the copies. Stored
+        numbers are the mailbox's to send."""
+        run: list[Outgoing] = []
+        for entry in self.between(first, last):
+            if run and (entry.reason != run[0].reason or entry.stored):
+                yield self._skips(run)
+                run = []
+            if entry.stored:
+                continue
+            if entry.reason:
+                run.append(entry)
+                continue
+            entry.copies += 1
+            yield LinkMessage(
+                run=self.run,
+                seq=entry.seq,
+                base=self.base,
+                to=self.peer,
+                lane=self.lane,
+                ask=entry.ask,
+                request=entry.request,
+                deadline=entry.deadline,
+                reply=entry.reply,
+                failed=entry.failed,
+                binary=entry.binary,
+                data=entry.data,
+            )
+        if run:
+            yield self._skips(run)
+
+    def _skips(self, entries: list[Outgoing]) -> Skip:
+        for entry in entries:
+            entry.copies += 1
+        return Skip(
+            run=self.run,
+            seq=entries[0].seq,
+            last=entries[-1].seq,
+            base=self.base,
+            reason=entries[0].reason,
+            to=self.peer,
+            lane=self.lane,
+        )
+
+
+def _reason(ack: Ack | None, seq: int) -> str:
+    for lost in ack.lost if ack is not None else ():
+        if lost.first <= seq <= lost.last:
+            return lost.reason
+    return ""
+
+
