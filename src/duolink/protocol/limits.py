@@ -87,3 +87,19 @@ PUBLISH_KEY_LIFE: Final = 300.0
 
 MAX_HISTORY_PAGE: Final = 1000
 """Publications of one history answer."""
+
+MAX_LINKS: Final = 4096
+"""Links one client keeps. A stranger's first message makes one; idle ones make room."""
+
+MAX_PENDING: Final = 1024
+"""Commands of one client without an answer yet."""
+
+FIRST_TRIES: Final = 5
+"""Attempts of a first connect before it gives up; a session that has been online does not."""
+
+STABLE_AFTER: Final = 10.0
+"""Seconds online after which the backoff begins anew."""
+
+CLOCK_JUMP: Final = 5.0
+"""Seconds by which wall and monotonic clock may drift apart between two looks before the machine is
+taken to have slept."""

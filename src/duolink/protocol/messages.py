@@ -256,12 +256,15 @@ class Watching(Message, tag="watching"):
 
 
 class Peer(Message, tag="peer"):
-    """The state of a watched client: `here`, `reconnecting` or `away`. A new `generation` means
-    another process: paths to the old one are dead, and it may know nothing of earlier messages."""
+    """The state of a watched client: `here`, `reconnecting` or `away`. `run` is its process: a new one
+    knows nothing of earlier messages, and paths to the old one are dead. `generation` and `attachment`
+    name its connection: after a change, what was under way to the earlier one may be lost."""
 
     client_id: str
     state: str
+    run: Integer = 0
     generation: Integer = 0
+    attachment: Integer = 0
 
 
 class Signal(Message, tag="signal"):

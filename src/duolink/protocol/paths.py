@@ -18,6 +18,9 @@ PING_IDLE: Final = 15.0
 TRUST: Final = 6.5
 """Seconds a path is trusted after its last answer: two pings and half a second."""
 
+LAPSE: Final = 2 * TRUST
+"""Seconds after the last answer during which a path that lapsed still gets copies of small messages."""
+
 PROMOTE_AFTER: Final = 2
 """Answers in a row before a path carries messages."""
 
@@ -132,8 +135,8 @@ class Paths:
         return self._chosen.get(lane)
 
     def choose(self, lane: str, now: float) -> tuple[str, ...]:
-        """Return the paths to send a lane's messages on: none (nothing is open), one, or two while
-        trust in the one in use has lapsed (the other way is then the best of the rest)."""
+        """Return the paths to send a lane's messages on, the best first: none (nothing is open), one,
+        or two while trust in the one in use has lapsed and it may yet answer."""
         paths = self._paths
         if len(paths) == 1:  # nothing to weigh
             only = next(iter(paths))
@@ -143,46 +146,51 @@ class Paths:
             self._chosen.pop(lane, None)
             return ()
         current = paths.get(self._chosen.get(lane, ""))
-        proven = [path for path in paths.values() if path.proven(now)]
-        best = min(proven, key=lambda path: _rank(path, lane), default=None)
-        if current is None:
-            current = best or next(iter(paths.values()))
-        elif best is not None and best is not current:
-            if not current.trusted(now):
-                self._chosen[lane] = best.name
-                return (best.name, current.name)
-            if not current.proven(now) or _better(best, current, lane):
-                current = best
-        self._chosen[lane] = current.name
-        return (current.name,)
+        proven = sorted(
+            (path for path in paths.values() if path.proven(now)), key=lambda path: _PREFERENCE[path.kind]
+        )
+        if not proven:
+            current = current or next(iter(paths.values()))
+            self._chosen[lane] = current.name
+            return (current.name,)
+        choice = current if current in proven else proven[0]
+        for path in proven:
+            if _better(path, choice, lane):
+                choice = path
+        if current is not None and not current.trusted(now) and now < current.answered_at + LAPSE:
+            return (choice.name, current.name)
+        self._chosen[lane] = choice.name
+        return (choice.name,)
 
     def poll(self, now: float) -> list[PingPath]:
         """Return the pings that are due."""
         used = set(self._chosen.values())
         return [path.ping(now, path.name in used) for path in self._paths.values() if now >= path.next_ping]
 
-    def next_timer(self) -> float:
+    def next_timer(self, now: float) -> float:
         """When the next ping is due, or trust in a path in use ends."""
         timer = inf
         used = self._chosen.values()
         for path in self._paths.values():
             timer = min(timer, path.next_ping)
-            if path.name in used and path.answers and path.kind is not PathKind.SERVER:
-                timer = min(timer, path.answered_at + TRUST)
+            if path.name in used and path.kind is not PathKind.SERVER:
+                for end in (path.answered_at + TRUST, path.answered_at + LAPSE):
+                    if end > now:
+                        timer = min(timer, end)
         return timer
 
 
-def _rank(path: Path, lane: str) -> tuple[float, float, int]:
-    # Unmeasured comes after measured; among the unmeasured the kind decides.
-    throughput = path.throughput if lane == "bulk" and path.throughput is not None else 0.0
-    known = path.round_trip if path.round_trip is not None else inf
-    return (-throughput, known, _PREFERENCE[path.kind])
-
-
-def _better(best: Path, current: Path, lane: str) -> bool:
-    if lane == "bulk" and best.throughput is not None and current.throughput is not None:
-        return best.throughput > current.throughput * (1 + ADVANTAGE)
-    if best.round_trip is None or current.round_trip is None:
-        return _PREFERENCE[best.kind] < _PREFERENCE[current.kind]
-    gain = current.round_trip - best.round_trip
+def _better(path: Path, current: Path, lane: str) -> bool:
+    """Whether a lane should leave `current` for `path`. What costs the server nothing is preferred
+    as long as it is not slower; the other way it takes a clear advantage."""
+    if path is current:
+        return False
+    if lane == "bulk" and path.throughput is not None and current.throughput is not None:
+        return path.throughput > current.throughput * (1 + ADVANTAGE)
+    preferred = _PREFERENCE[path.kind] < _PREFERENCE[current.kind]
+    if path.round_trip is None or current.round_trip is None:
+        return preferred
+    gain = current.round_trip - path.round_trip
+    if preferred:
+        return gain >= -ADVANTAGE_SECONDS / 2
     return gain > ADVANTAGE_SECONDS and gain > current.round_trip * ADVANTAGE

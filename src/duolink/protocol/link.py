@@ -1,0 +1,449 @@
+"""One end of a link: what this client sends to one peer and takes from it, over whatever paths there are.
+
+The machine has no clock and no transport. Inputs carry `now` (monotonic seconds); `take(now)` returns the
+messages to send, each with the path to send it on, and `events()` what the application should hear.
+What holds it together are the numbers: a copy too many is recognised, a copy too few asked for.
+"""
+
+from math import inf
+from typing import Any, Final, NamedTuple
+
+from msgspec import Raw
+
+from duolink.protocol import limits
+from duolink.protocol.codes import ErrorCode, PeerState
+from duolink.protocol.inbound import BeyondCredit, Inbound, Lost, Received
+from duolink.protocol.messages import (
+    Ack,
+    Error,
+    LinkMessage,
+    Message,
+    Peer,
+    Ping,
+    Pong,
+    Probe,
+    Skip,
+    Stored as StoredMessage,
+    Wait,
+)
+from duolink.protocol.outbound import Outbound, Outgoing, Settled, Stored, WindowFull
+from duolink.protocol.paths import PathKind, Paths
+
+__all__ = ["SERVER", "Link", "Lost", "PathFailed", "PeerChanged", "Received", "Settled", "Stored", "WindowFull"]
+
+SERVER: Final = "server"
+"""The name of the path through the server; others are named by their driver."""
+
+SMALL: Final = 1024
+"""Bytes up to which a message goes both ways while trust in a path has lapsed."""
+
+HOLD: Final = 30.0
+"""Seconds after which a sender that was told to wait tries again unasked, should `peer` have been lost."""
+
+REPORT: Final = 1.0
+"""Seconds within which the server, too, hears of what was acknowledged on other paths."""
+
+
+class PeerChanged(NamedTuple):
+    """The peer is here, reconnecting or away now. `restarted`: another process answers to the name."""
+
+    state: PeerState
+    restarted: bool
+
+
+class PathFailed(NamedTuple):
+    """What came on this path broke the protocol: the driver closes it."""
+
+    path: str
+    reason: str
+
+
+Event = Received | Lost | Settled | Stored | PeerChanged | PathFailed
+
+
+class _Sending:
+    """An outbound lane and how far it has been sent on each path."""
+
+    __slots__ = ("cursors", "held_until", "outbound", "probe_at", "probe_wait", "top")
+
+    def __init__(self, outbound: Outbound) -> None:
+        self.outbound = outbound
+        self.cursors: dict[str, int] = {}  # path → next number to send
+        self.held_until = 0.0  # the server said wait: nothing goes there before
+        self.probe_at = inf
+        self.probe_wait = limits.PROBE_AFTER
+        self.top = 0  # highest number sent on any path
+
+    def rewind(self, path: str | None = None) -> None:
+        """Send again, on one path or all, what the receiver has not got."""
+        if path is None:
+            self.cursors.clear()
+        else:
+            self.cursors.pop(path, None)
+
+    def back_to(self, seq: int) -> None:
+        """The server did not take `seq`: go on from there."""
+        if SERVER in self.cursors:
+            self.cursors[SERVER] = min(self.cursors[SERVER], seq)
+
+
+class Link:
+    """One client's end of a link to one peer."""
+
+    def __init__(
+        self,
+        peer: str,
+        run: int,
+        *,
+        window: int = limits.WINDOW,
+        window_bytes: int = limits.WINDOW_BYTES,
+    ) -> None:
+        self.peer = peer
+        self.run = run
+        self.window = window
+        self.window_bytes = window_bytes
+        self.paths = Paths()
+        self.state = PeerState.AWAY
+        self.peer_process = 0  # the peer's run, as the server last told it
+        self._connection: tuple[int, int] | None = None  # its generation and attachment
+        self._opened = False  # the peer has acknowledged something of this run
+        self._sending: dict[str, _Sending] = {}
+        self._granted: dict[tuple[str, str], int] = {}  # (path, lane) → highest number the peer takes
+        self._peer_run = 0
+        self._inbound: dict[str, Inbound] = {}
+        self._arrived: dict[str, str] = {}  # lane → path by which the newest message came
+        self._report_at = inf
+        self._events: list[Event] = []
+        self._out: list[tuple[str, Message]] = []
+
+    # --- the application -----------------------------------------------------------------------
+
+    def has_room(self, size: int, lane: str = "messages") -> bool:
+        """Whether `submit` would take a body of that many bytes now."""
+        return self._lane(lane).outbound.has_room(size)
+
+    def submit(
+        self,
+        data: Raw,
+        *,
+        lane: str = "messages",
+        binary: bool = False,
+        expires: float = inf,
+        request: str = "",
+        deadline: int = 0,
+        reply: str = "",
+        failed: bool = False,
+        context: Any = None,
+    ) -> Outgoing:
+        """Number a body for sending; it leaves with the next `take`.
+
+        Raises `WindowFull` when the lane has no room, `ValueError` for an unknown lane.
+        """
+        entry = self._lane(lane).outbound.submit(data, binary=binary, expires=expires)
+        entry.request, entry.deadline = request, deadline
+        entry.reply, entry.failed = reply, failed
+        entry.context = context
+        return entry
+
+    def finish(self, message: LinkMessage, now: float) -> None:
+        """The application has finished with a received message: it is delivered."""
+        inbound = self._inbound.get(message.lane)
+        if inbound is not None and inbound.run == message.run:
+            inbound.finish(message.seq, now)
+
+    def abandon(self, reason: str) -> list[Settled]:
+        """This process gives up its link: what is not settled ends as lost."""
+        return [end for sending in self._sending.values() for end in sending.outbound.abandon(reason)]
+
+    @property
+    def unsettled(self) -> int:
+        """How many numbers, over all lanes, are neither delivered nor lost."""
+        return sum(sending.outbound.unsettled for sending in self._sending.values())
+
+    @property
+    def owes_acks(self) -> bool:
+        """Whether something that is finished has not been acknowledged yet."""
+        return any(inbound.ack_at < inf for inbound in self._inbound.values())
+
+    def hurry(self, now: float) -> None:
+        """Do not let acknowledgements wait for company: this end is about to leave."""
+        for inbound in self._inbound.values():
+            if inbound.ack_at < inf:
+                inbound.ack_at = now
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way in either direction."""
+        return not self.unsettled and not self.owes_acks
+
+    # --- paths -------------------------------------------------------------------------------
+
+    def path_up(self, path: str, kind: PathKind, now: float) -> None:
+        """A path is open (again): what the receiver has not got goes out on it, if it is chosen."""
+        self.paths.open(path, kind, now)
+        for sending in self._sending.values():
+            sending.rewind(path)
+            if path == SERVER:
+                sending.held_until = 0.0
+
+    def path_down(self, path: str) -> None:
+        """A path is gone."""
+        self.paths.close(path)
+        for sending in self._sending.values():
+            sending.rewind(path)
+        for key in [key for key in self._granted if key[0] == path]:
+            del self._granted[key]
+
+    def peer_changed(self, peer: Peer, now: float) -> None:
+        """The server tells the peer's state. A new run closes the paths to the old process; a new
+        connection may have lost what was under way to the earlier one."""
+        state = PeerState(peer.state)
+        restarted = bool(self.peer_process) and peer.run > self.peer_process
+        if restarted:
+            self._opened = False
+            for path in self.paths.names():
+                if path != SERVER:
+                    self._fail(path, "the peer was replaced by a newer process")
+        self.peer_process = max(self.peer_process, peer.run)
+        if state is not self.state or restarted:
+            self._events.append(PeerChanged(state, restarted))
+        self.state = state
+        if state is not PeerState.HERE:
+            return
+        connection = (peer.generation, peer.attachment)
+        for sending in self._sending.values():
+            if connection != self._connection and (sending.held_until or self._connection is not None):
+                sending.rewind(SERVER)
+            sending.held_until = 0.0
+        self._connection = connection
+
+    # --- messages ----------------------------------------------------------------------------
+
+    def receive(self, message: Message, path: str, now: float) -> None:
+        """Take a link message that came on a path. The driver has checked whose it is."""
+        if type(message) is LinkMessage:
+            self._receive_message(message, path, now)
+        elif type(message) is Ack:
+            self._receive_ack(message, path, now)
+        elif type(message) is Skip or type(message) is Probe:
+            self._receive_control(message, path, now)
+        elif type(message) is Ping:
+            self._out.append((path, Pong(id=message.id)))
+        elif type(message) is Pong:
+            if path in self.paths:
+                self.paths[path].pong(message.id, now)
+        elif path == SERVER:
+            self._receive_verdict(message, now)
+        else:
+            self._fail(path, f"{type(message).__name__} is not allowed here")
+
+    def _receive_message(self, message: LinkMessage, path: str, now: float) -> None:
+        inbound = self._receiving(message.run, message.base, message.lane, path)
+        if inbound is None:
+            return
+        self._arrived[message.lane] = path
+        try:
+            self._events += inbound.message(message, now, None if path == SERVER else inbound.limit)
+        except BeyondCredit as error:
+            self._fail(path, str(error))
+            return
+        if message.ack_run and message.ack_run == self.run:
+            sending = self._sending.get(message.lane)
+            if sending is not None:
+                self._settled(sending, sending.outbound.acknowledge_cursor(message.ack_run, message.ack), now)
+
+    def _receive_control(self, message: Skip | Probe, path: str, now: float) -> None:
+        inbound = self._receiving(message.run, message.base, message.lane, path)
+        if inbound is None:
+            return
+        self._arrived[message.lane] = path
+        if type(message) is Probe:
+            self._events += inbound.probe(message.seq, message.base, now)
+            return
+        assert type(message) is Skip
+        try:
+            self._events += inbound.skip(message, now, None if path == SERVER else inbound.limit)
+        except BeyondCredit as error:
+            self._fail(path, str(error))
+
+    def _receiving(self, run: int, base: int, lane: str, path: str) -> Inbound | None:
+        """The half that takes a lane's numbers of that run; None if they are to be dropped."""
+        if lane not in limits.LANES or run < self._peer_run:
+            return None
+        if run > self._peer_run:
+            if path != SERVER:
+                return None  # a new run is opened by the server, behind what it still has of the old one
+            for ended in self._inbound.values():
+                self._events += ended.end()
+            self._inbound.clear()
+            self._peer_run = run
+        inbound = self._inbound.get(lane)
+        if inbound is None:
+            inbound = self._inbound[lane] = Inbound(lane, run, base, self.window)
+        return inbound
+
+    def _receive_ack(self, ack: Ack, path: str, now: float) -> None:
+        sending = self._sending.get(ack.lane)
+        if sending is None or ack.run != self.run:
+            return
+        self._settled(sending, sending.outbound.acknowledge(ack), now)
+        if ack.limit and path != SERVER:
+            self._granted[path, ack.lane] = max(self._granted.get((path, ack.lane), 0), ack.limit)
+        if ack.want:
+            sending.rewind()
+
+    def _receive_verdict(self, message: Message, now: float) -> None:
+        """What the server says of numbers it was sent."""
+        if type(message) is Wait:
+            sending = self._sending.get(message.lane)
+            if sending is not None and message.run == self.run:
+                self._events += sending.outbound.dropped(message.seq, max(message.last, message.seq))
+                sending.held_until = now + HOLD
+                sending.back_to(message.seq)
+        elif type(message) is StoredMessage:
+            sending = self._sending.get(message.lane)
+            if sending is not None and message.run == self.run:
+                self._events += sending.outbound.store(message.seq)
+                self._progress(sending, now)
+        elif type(message) is Error and message.seq and message.run == self.run:
+            sending = self._sending.get(message.lane or "messages")
+            if sending is not None:
+                if message.code != ErrorCode.CREDIT:
+                    self._events += sending.outbound.refuse(message.seq)
+                sending.back_to(message.seq)  # a skip takes the refused number's place
+        elif type(message) is Peer:
+            self.peer_changed(message, now)
+
+    def _settled(self, sending: _Sending, settled: list[Settled], now: float) -> None:
+        self._opened = True
+        self._events += settled
+        self._progress(sending, now)
+
+    def _progress(self, sending: _Sending, now: float) -> None:
+        sending.probe_wait = limits.PROBE_AFTER
+        sending.probe_at = inf if not sending.outbound.unsettled else now + sending.probe_wait
+
+    def _fail(self, path: str, reason: str) -> None:
+        self.path_down(path)
+        self._events.append(PathFailed(path, reason))
+
+    # --- what leaves -------------------------------------------------------------------------
+
+    def events(self) -> list[Event]:
+        """Return, and forget, what happened since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def take(self, now: float) -> list[tuple[str, Message]]:
+        """Return the messages to send now, as (path, message)."""
+        for ping in self.paths.poll(now):
+            self._out.append((ping.path, Ping(id=ping.id)))
+        for sending in self._sending.values():
+            self._events += sending.outbound.expire(now)
+            self._transmit(sending, now)
+        self._acknowledge(now)
+        out, self._out = self._out, []
+        return out
+
+    def next_timer(self, now: float) -> float:
+        """When `take` has something to do, if nothing happens before."""
+        timer = min(self.paths.next_timer(now), self._report_at if SERVER in self.paths else inf)
+        if self.paths.names():
+            for inbound in self._inbound.values():
+                timer = min(timer, inbound.ack_at, inbound.pull_at)
+        for sending in self._sending.values():
+            timer = min(timer, sending.outbound.next_expiry())
+            if self.paths.names():
+                timer = min(timer, sending.probe_at)
+                if sending.held_until > now:
+                    timer = min(timer, sending.held_until)
+        return timer
+
+    def _lane(self, lane: str) -> _Sending:
+        sending = self._sending.get(lane)
+        if sending is None:
+            if lane not in limits.LANES:
+                raise ValueError(f"a link has the lanes {', '.join(limits.LANES)}, not {lane!r}")
+            outbound = Outbound(self.peer, lane, self.run, self.window, self.window_bytes)
+            sending = self._sending[lane] = _Sending(outbound)
+        return sending
+
+    def _ways(self, lane: str, now: float) -> tuple[str, ...]:
+        ways = self.paths.choose(lane, now)
+        if not self._opened and SERVER in self.paths:
+            return (SERVER,)  # the peer takes a run it does not know only from there
+        return ways
+
+    def _transmit(self, sending: _Sending, now: float) -> None:
+        outbound = sending.outbound
+        if not outbound.unsettled:
+            return
+        ways = self._ways(outbound.lane, now)
+        for path in [path for path in sending.cursors if path not in ways]:
+            del sending.cursors[path]  # left: should it be chosen again, it starts from what has arrived
+        for index, path in enumerate(ways):
+            if path == SERVER and now < sending.held_until:
+                continue
+            first = max(sending.cursors.get(path, outbound.received + 1), outbound.base)
+            last = outbound.next_seq - 1
+            if path != SERVER:
+                last = min(last, self._limit(path, outbound))
+            if last < first:
+                continue
+            sending.cursors[path] = last + 1
+            for message in outbound.transmit(first, last):
+                if type(message) is LinkMessage:
+                    if index and len(bytes(message.data)) > SMALL:
+                        continue
+                    self._ride(message)
+                self._out.append((path, message))
+            sending.top = max(sending.top, last)
+            if sending.probe_at == inf:
+                sending.probe_at = now + sending.probe_wait
+        if ways and now >= sending.probe_at:
+            self._probe(sending, ways, now)
+
+    def _limit(self, path: str, outbound: Outbound) -> int:
+        granted = self._granted.get((path, outbound.lane))
+        return granted if granted is not None else outbound.base - 1 + self.window
+
+    def _probe(self, sending: _Sending, ways: tuple[str, ...], now: float) -> None:
+        outbound = sending.outbound
+        sending.probe_wait = min(2 * sending.probe_wait, limits.PROBE_CAP)
+        sending.probe_at = now + sending.probe_wait
+        if sending.probe_wait > 2 * limits.PROBE_AFTER and SERVER in self.paths:
+            ways = tuple({*ways, SERVER})
+        for path in sorted(ways):
+            if path == SERVER and now < sending.held_until:
+                continue
+            probe = Probe(
+                run=self.run,
+                seq=min(sending.top, outbound.next_seq - 1),
+                base=outbound.base,
+                to=self.peer,
+                lane=outbound.lane,
+            )
+            self._out.append((path, probe))
+
+    def _ride(self, message: LinkMessage) -> None:
+        inbound = self._inbound.get(message.lane)
+        if inbound is not None and inbound.finished and inbound.may_ride():
+            message.ack_run, message.ack = inbound.run, inbound.finished
+            inbound.rode()
+
+    def _acknowledge(self, now: float) -> None:
+        for inbound in self._inbound.values():
+            if not inbound.poll(now):
+                continue
+            path = self._arrived.get(inbound.lane, SERVER)
+            if path not in self.paths:
+                path = next(iter(self._ways(inbound.lane, now)), "")
+            if not path:
+                continue
+            self._out.append((path, inbound.ack(self.peer, granting=path != SERVER)))
+            if path != SERVER:
+                self._report_at = min(self._report_at, now + REPORT)
+        if now >= self._report_at and SERVER in self.paths:
+            self._report_at = inf
+            for inbound in self._inbound.values():
+                self._out.append((SERVER, inbound.ack(self.peer)))

@@ -1,0 +1,217 @@
+"""A client's channels: what it wants, what it has, and where it stands in each."""
+
+from typing import NamedTuple
+
+from duolink.protocol.messages import (
+    Error,
+    Gap,
+    Join,
+    Leave,
+    Position,
+    PresenceList,
+    Publication,
+    Subscribe,
+    Subscribed,
+    Unsubscribed,
+)
+
+
+class ChannelJoined(NamedTuple):
+    """The subscription stands: everything after `offset` follows. `recovered`: nothing was missed;
+    `gap`: what was, and why; neither: it began now."""
+
+    channel: str
+    epoch: str
+    offset: int
+    recovered: bool
+    gap: Gap | None
+
+
+class ChannelRefused(NamedTuple):
+    """The server does not let this client have the channel; it is no longer wanted."""
+
+    channel: str
+    code: str
+    reason: str
+
+
+class Published(NamedTuple):
+    """The channel's next publication."""
+
+    channel: str
+    publication: Publication
+
+
+class PresenceChanged(NamedTuple):
+    """Who is there: the whole list, or one who joined or left."""
+
+    channel: str
+    clients: tuple[str, ...] = ()
+    joined: str = ""
+    left: str = ""
+
+
+ChannelEvent = ChannelJoined | ChannelRefused | Published | PresenceChanged
+
+
+class _Subscription:
+    __slots__ = ("awaiting", "epoch", "joined", "offset", "presence")
+
+    def __init__(self, epoch: str, offset: int, presence: bool) -> None:
+        self.epoch, self.offset, self.presence = epoch, offset, presence
+        self.joined = False
+        self.awaiting = 0  # answers still to come; only the last one counts
+
+
+class Subscriptions:
+    """The full desired set, and the positions in it.
+
+    A publication that is not the next one shows a hole: the channel is given up and wanted again from its
+    position, so that the server closes the hole or names it.
+    """
+
+    __slots__ = ("_rejoin", "_sent", "_wanted", "changed")
+
+    def __init__(self) -> None:
+        self._wanted: dict[str, _Subscription] = {}
+        self._sent: set[str] = set()  # the set as the server last heard it
+        self._rejoin: set[str] = set()
+        self.changed = False
+
+    def __contains__(self, channel: str) -> bool:
+        return channel in self._wanted
+
+    def __len__(self) -> int:
+        return len(self._wanted)
+
+    def want(self, channel: str, *, epoch: str = "", offset: int = 0, presence: bool = False) -> None:
+        """Subscribe, from a position or from now on."""
+        self._wanted[channel] = _Subscription(epoch, offset, presence)
+        if channel in self._sent:
+            self._rejoin.add(channel)
+        self.changed = True
+
+    def drop(self, channel: str) -> None:
+        """Unsubscribe."""
+        if self._wanted.pop(channel, None) is not None:
+            self.changed = True
+
+    def position(self, channel: str) -> tuple[str, int]:
+        """The (epoch, offset) up to which the application has been told everything."""
+        subscription = self._wanted[channel]
+        return subscription.epoch, subscription.offset
+
+    def hello(self) -> list[Position]:
+        """The full set for a hello: every channel is answered anew."""
+        self.changed = False
+        self._rejoin.clear()
+        self._sent = set(self._wanted)
+        for subscription in self._wanted.values():
+            subscription.joined = False
+            subscription.awaiting = 1
+        return self._positions(self._wanted)
+
+    def commands(self, next_id: int) -> list[Subscribe]:
+        """The commands that tell the server of the change: one, or two when a channel must be given up
+        first to begin again."""
+        if not self.changed:
+            return []
+        self.changed = False
+        commands = []
+        rejoin = self._rejoin & self._wanted.keys()
+        if rejoin:
+            kept = [channel for channel in self._wanted if channel in self._sent and channel not in rejoin]
+            commands.append(Subscribe(id=next_id, channels=self._positions(kept)))
+            self._sent = set(kept)
+        for channel, subscription in self._wanted.items():
+            if channel not in self._sent:
+                subscription.awaiting += 1
+        commands.append(Subscribe(id=next_id + len(commands), channels=self._positions(self._wanted)))
+        self._sent = set(self._wanted)
+        self._rejoin.clear()
+        return commands
+
+    def _positions(self, channels: dict[str, _Subscription] | list[str]) -> list[Position]:
+        wanted = self._wanted
+        return [
+            Position(channel, wanted[channel].epoch, wanted[channel].offset, wanted[channel].presence)
+            for channel in channels
+        ]
+
+    def receive(self, message: object) -> ChannelEvent | None:
+        """Take what the server says of a channel. Returns what the application should hear, if anything."""
+        if type(message) is Publication:
+            return self._publication(message)
+        if type(message) is Subscribed:
+            return self._subscribed(message)
+        if type(message) is PresenceList:
+            return PresenceChanged(message.channel, tuple(message.clients))
+        if type(message) is Join:
+            return PresenceChanged(message.channel, joined=message.client_id)
+        if type(message) is Leave:
+            return PresenceChanged(message.channel, left=message.client_id)
+        if type(message) is Unsubscribed:
+            return self._unsubscribed(message)
+        if type(message) is Error:
+            return self._refused(message.channel, message.code, message.message)
+        return None
+
+    def _publication(self, publication: Publication) -> Published | None:
+        subscription = self._wanted.get(publication.channel)
+        if subscription is None or not subscription.joined or publication.offset <= subscription.offset:
+            return None
+        if publication.offset != subscription.offset + 1:
+            self.want(
+                publication.channel,
+                epoch=subscription.epoch,
+                offset=subscription.offset,
+                presence=subscription.presence,
+            )
+            return None
+        subscription.offset = publication.offset
+        return Published(publication.channel, publication)
+
+    def _answered(self, channel: str) -> _Subscription | None:
+        subscription = self._wanted.get(channel)
+        if subscription is None:
+            return None
+        subscription.awaiting -= 1
+        return subscription if subscription.awaiting <= 0 else None
+
+    def _subscribed(self, message: Subscribed) -> ChannelJoined | None:
+        subscription = self._answered(message.channel)
+        if subscription is None:
+            return None
+        subscription.awaiting = 0
+        subscription.joined = True
+        subscription.epoch, subscription.offset = message.epoch, message.offset
+        return ChannelJoined(
+            message.channel, message.epoch, message.offset, message.recovered, message.gap
+        )
+
+    def _refused(self, channel: str, code: str, reason: str) -> ChannelRefused | None:
+        if self._answered(channel) is None:
+            return None
+        self._forget(channel)
+        return ChannelRefused(channel, code, reason)
+
+    def _unsubscribed(self, message: Unsubscribed) -> ChannelRefused | None:
+        subscription = self._wanted.get(message.channel)
+        if subscription is None:
+            return None
+        if message.resubscribe:
+            self._sent.discard(message.channel)
+            self.want(
+                message.channel,
+                epoch=subscription.epoch,
+                offset=subscription.offset,
+                presence=subscription.presence,
+            )
+            return None
+        self._forget(message.channel)
+        return ChannelRefused(message.channel, message.code, "the server ended the subscription")
+
+    def _forget(self, channel: str) -> None:
+        del self._wanted[channel]
+        self._sent.discard(channel)
+        self._rejoin.discard(channel)
