@@ -1,0 +1,96 @@
+"""What is particular to the engine in memory: its bounds, and its late schedule."""
+
+import random
+
+import pytest
+
+from duolink.engines import memory
+from duolink.engines.base import Draft, Failure, Retention, Unknown
+from duolink.engines.memory import Late, MemoryRegistry, memory_engines
+
+NOTHING = Retention(0, 0.0, 0)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def wall_ms(self) -> int:
+        return int(self.seconds * 1000)
+
+
+def make(schedule=None):
+    clock, names = Clock(), random.Random(3)
+    return clock, memory_engines(clock, lambda: str(names.random()), schedule)
+
+
+def test_it_has_no_mailbox_and_says_so():
+    _, engines = make()
+    assert engines.mailbox is None and engines.durable is False
+
+
+def test_empty_logs_are_forgotten_unless_held_or_used():
+    clock, engines = make()
+    log = engines.log
+    for name in ("quiet", "held", "used", "full"):
+        log.append(
+            name, Draft("a", b"1"), Retention(9, 1e6, 99) if name == "full" else NOTHING, lambda _: None
+        )
+    log.hold("held")
+    for _ in range(6):
+        clock.seconds += 100
+        log.top("used", lambda _: None)
+    assert len(log) == 3
+    log.release("held")
+    clock.seconds += memory.LOG_LIFE
+    log.top("used", lambda _: None)
+    assert len(log) == 2
+
+
+def test_the_number_of_logs_is_bounded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory, "MAX_LOGS", 2)
+    _, engines = make()
+    answers: list = []
+    for name in "abc":
+        engines.log.top(name, answers.append)
+    assert answers[2] == Failure("too many channels")
+
+
+def test_the_number_of_keys_is_bounded_and_what_it_forgot_is_unknown(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory, "MAX_KEYS", 2)
+    clock, engines = make()
+    clock.seconds = 1000.0
+    answers: list = []
+    for key in "abc":
+        engines.log.append("room", Draft("x", b"", key=key), NOTHING, answers.append)
+    engines.log.append("room", Draft("x", b"", key="a", age=1.0), NOTHING, answers.append)
+    assert answers[-1] == Unknown()
+
+
+def test_the_runs_of_forgotten_clients_are_a_floor(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory, "MAX_RUNS", 1)
+    registry = MemoryRegistry(memory.AtOnce())
+    answers: list = []
+    registry.present_run("alice", 5000, answers.append)
+    registry.present_run("bob", 1, answers.append)
+    registry.issue_run("alice", 10, answers.append)
+    assert answers[-1] == 5001
+
+
+def test_late_is_late_reordered_and_the_same_for_the_same_seed():
+    def play(seed: int) -> list:
+        late = Late(random.Random(seed))
+        _, engines = make(late)
+        answers: list = []
+        for number in range(8):
+            engines.log.append("room", Draft("x", b""), NOTHING, lambda a, n=number: answers.append(n))
+            engines.log.read("room", "", 0, 1, lambda p, n=number: answers.append((n, p.top.offset)))
+        assert not answers and len(late) == 16
+        late.run()
+        return answers
+
+    assert play(1) == play(1) != play(2)
+    assert [answer for answer in play(1) if isinstance(answer, int)] == list(range(8))
