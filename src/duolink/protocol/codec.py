@@ -16,6 +16,7 @@ from msgspec import Raw
 from duolink.protocol import limits
 from duolink.protocol.codes import ErrorCode
 from duolink.protocol.messages import (
+    CARRIER_TYPES,
     NO_DATA,
     Ephemeral,
     FromClient,
@@ -29,8 +30,6 @@ from duolink.protocol.messages import (
 
 Carrier = LinkMessage | Ephemeral | Publish | Publication
 """The messages whose user data may be bytes."""
-
-CARRIERS: Final = (LinkMessage, Ephemeral, Publish, Publication)
 
 
 class Malformed(NamedTuple):
@@ -92,7 +91,7 @@ class Decoder:
             return self._explain(line, error)
         except msgspec.DecodeError as error:
             return Malformed(ErrorCode.MALFORMED, f"not JSON: {error}")
-        if type(message) in CARRIERS and message.binary:
+        if type(message) in CARRIER_TYPES and message.binary:
             return Malformed(ErrorCode.MALFORMED, "binary data travels in a binary frame")
         return message
 
@@ -114,7 +113,7 @@ class Decoder:
             return [self._explain(header, error)]
         except msgspec.DecodeError as error:
             return [Malformed(ErrorCode.MALFORMED, f"not JSON: {error}")]
-        if type(message) not in CARRIERS or not message.binary or bytes(message.data):
+        if type(message) not in CARRIER_TYPES or not message.binary or bytes(message.data):
             return [Malformed(ErrorCode.MALFORMED, 'a binary frame carries one message with "binary":true')]
         message.data = Raw(payload[end + 1 :])
         return [message]

@@ -415,6 +415,9 @@ class Leave(Message, tag="leave"):
     client_id: str
 
 
+CARRIER_TYPES: Final = frozenset({LinkMessage, Ephemeral, Publish, Publication})
+"""The messages whose user data may be bytes."""
+
 FromClient = (
     Hello | Goodbye | Refresh | Ping | Pong | LinkMessage | Ack | Skip | Probe | Watch | Signal | Ephemeral
     | Subscribe | Publish | History | PresenceQuery

@@ -55,12 +55,11 @@ ChannelEvent = ChannelJoined | ChannelRefused | Published | PresenceChanged
 
 
 class _Subscription:
-    __slots__ = ("awaiting", "epoch", "joined", "offset", "presence")
+    __slots__ = ("epoch", "joined", "offset", "presence")
 
     def __init__(self, epoch: str, offset: int, presence: bool) -> None:
         self.epoch, self.offset, self.presence = epoch, offset, presence
         self.joined = False
-        self.awaiting = 0  # answers still to come; only the last one counts
 
 
 class Subscriptions:
@@ -70,12 +69,13 @@ class Subscriptions:
     position, so that the server closes the hole or names it.
     """
 
-    __slots__ = ("_rejoin", "_sent", "_wanted", "changed")
+    __slots__ = ("_awaited", "_rejoin", "_sent", "_wanted", "changed")
 
     def __init__(self) -> None:
         self._wanted: dict[str, _Subscription] = {}
         self._sent: set[str] = set()  # the set as the server last heard it
         self._rejoin: set[str] = set()
+        self._awaited: dict[str, int] = {}  # answers still to come; only a channel's last one counts
         self.changed = False
 
     def __contains__(self, channel: str) -> bool:
@@ -106,9 +106,9 @@ class Subscriptions:
         self.changed = False
         self._rejoin.clear()
         self._sent = set(self._wanted)
+        self._awaited = dict.fromkeys(self._wanted, 1)
         for subscription in self._wanted.values():
             subscription.joined = False
-            subscription.awaiting = 1
         return self._positions(self._wanted)
 
     def commands(self, next_id: int) -> list[Subscribe]:
@@ -123,9 +123,9 @@ class Subscriptions:
             kept = [channel for channel in self._wanted if channel in self._sent and channel not in rejoin]
             commands.append(Subscribe(id=next_id, channels=self._positions(kept)))
             self._sent = set(kept)
-        for channel, subscription in self._wanted.items():
+        for channel in self._wanted:
             if channel not in self._sent:
-                subscription.awaiting += 1
+                self._awaited[channel] = self._awaited.get(channel, 0) + 1
         commands.append(Subscribe(id=next_id + len(commands), channels=self._positions(self._wanted)))
         self._sent = set(self._wanted)
         self._rejoin.clear()
@@ -172,17 +172,16 @@ class Subscriptions:
         return Published(publication.channel, publication)
 
     def _answered(self, channel: str) -> _Subscription | None:
-        subscription = self._wanted.get(channel)
-        if subscription is None:
+        left = self._awaited.pop(channel, 0) - 1
+        if left > 0:
+            self._awaited[channel] = left
             return None
-        subscription.awaiting -= 1
-        return subscription if subscription.awaiting <= 0 else None
+        return self._wanted.get(channel)
 
     def _subscribed(self, message: Subscribed) -> ChannelJoined | None:
         subscription = self._answered(message.channel)
         if subscription is None:
             return None
-        subscription.awaiting = 0
         subscription.joined = True
         subscription.epoch, subscription.offset = message.epoch, message.offset
         return ChannelJoined(

@@ -1,0 +1,607 @@
+"""A client's end of everything: connection states, hello and resume, commands, links, channels.
+
+Like the rest of `protocol`, a machine without I/O. The driver tells it what happened, with `now`
+(monotonic seconds), and then does what `take(now)` asks: open a transport, send payloads, close it.
+One transport at a time: the driver drops what still comes from an earlier one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from math import inf
+from typing import Any, Final, NamedTuple
+
+from duolink.protocol import codec, limits
+from duolink.protocol.backoff import Backoff
+from duolink.protocol.codec import Malformed
+from duolink.protocol.codes import CloseCode, ErrorCode, may_reconnect
+from duolink.protocol.heartbeat import Beat, Heartbeat, Pace
+from duolink.protocol.link import SERVER, Event as LinkEvent, Link
+from duolink.protocol.messages import (
+    CARRIER_TYPES,
+    Ack,
+    Ephemeral,
+    Error,
+    Goodbye,
+    Hello,
+    History,
+    HistoryPage,
+    LinkMessage,
+    Message,
+    Peer,
+    Ping,
+    Pong,
+    PresenceList,
+    PresenceQuery,
+    Probe,
+    Publication,
+    Publish,
+    Published as PublishedAnswer,
+    Refresh,
+    Refreshed,
+    Signal,
+    Skip,
+    Stored,
+    Wait,
+    Watch,
+    Welcome,
+)
+from duolink.protocol.paths import PathKind
+from duolink.protocol.subscriptions import ChannelEvent, Subscriptions
+
+
+class State(StrEnum):
+    """What an application hears of its connection."""
+
+    IDLE = "idle"
+    CONNECTING = "connecting"
+    ONLINE = "online"
+    RECONNECTING = "reconnecting"
+    OFFLINE = "offline"
+    CLOSED = "closed"
+
+
+TRANSITIONS: Final[dict[State, frozenset[State]]] = {
+    State.IDLE: frozenset({State.CONNECTING, State.CLOSED}),
+    State.CONNECTING: frozenset({State.ONLINE, State.CLOSED}),
+    State.ONLINE: frozenset({State.RECONNECTING, State.CLOSED}),
+    State.RECONNECTING: frozenset({State.ONLINE, State.OFFLINE, State.CLOSED}),
+    State.OFFLINE: frozenset({State.ONLINE, State.CLOSED}),
+    State.CLOSED: frozenset(),
+}
+"""Every change of state there is."""
+
+
+class Open(NamedTuple):
+    """Open a transport, then call `opened` or `lost`."""
+
+    attempt: int
+
+
+class Send(NamedTuple):
+    """Send a payload on the transport."""
+
+    payload: bytes
+    binary: bool
+
+
+class Close(NamedTuple):
+    """Close the transport; nothing is expected of it any more."""
+
+    code: int
+    reason: str
+
+
+Action = Open | Send | Close
+
+
+class StateChanged(NamedTuple):
+    """`code` is the close code that led here, 0 where there is none; `error` the server's error code."""
+
+    state: State
+    code: int = 0
+    reason: str = ""
+    error: str = ""
+
+
+class FromLink(NamedTuple):
+    """What happened on the link to a peer."""
+
+    peer: str
+    event: LinkEvent
+
+
+class Answered(NamedTuple):
+    """The answer to a command: a message, or an `Error`. `context` is what the command was given with."""
+
+    context: Any
+    answer: Message
+    publications: tuple[Publication, ...] = ()
+
+
+class SignalReceived(NamedTuple):
+    signal: Signal
+
+
+class EphemeralReceived(NamedTuple):
+    ephemeral: Ephemeral
+
+
+class ProtocolTrouble(NamedTuple):
+    """The server said something it must not say, or refused something nobody waits for: for the log."""
+
+    code: str
+    reason: str
+
+
+Event = (
+    StateChanged | FromLink | ChannelEvent | Answered | SignalReceived | EphemeralReceived | ProtocolTrouble
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a client connects. Times in seconds."""
+
+    first_tries: int = limits.FIRST_TRIES
+    backoff_initial: float = 1.0
+    backoff_factor: float = 2.0
+    backoff_cap: float = 30.0
+    hello_timeout: float = limits.HELLO_TIMEOUT
+    resume_window: float = limits.RESUME_WINDOW
+
+
+class NotOnlineYet(Exception):
+    """A client that was never online has no run, hence no numbers to give."""
+
+
+class TooManyCommands(Exception):
+    """`limits.MAX_PENDING` commands have no answer yet."""
+
+
+class _Command:
+    __slots__ = ("context", "message", "page", "publications", "since")
+
+    def __init__(self, message: Any, since: float, context: Any) -> None:
+        self.message, self.since, self.context = message, since, context
+        self.page: HistoryPage | None = None
+        self.publications: list[Publication] = []
+
+
+_TO_LINK: Final = frozenset({LinkMessage, Ack, Skip, Probe})
+_VERDICTS: Final = frozenset({Wait, Stored})
+_ANSWERS: Final = frozenset({PublishedAnswer, Refreshed})
+
+
+class Session:
+    """The machine behind a client. `random` returns numbers in [0, 1)."""
+
+    def __init__(
+        self,
+        client_id: str,
+        *,
+        random: Callable[[], float],
+        options: Options = Options(),  # noqa: B008 (frozen)
+    ) -> None:
+        if not codec.is_client_id(client_id):
+            raise ValueError(f"{client_id!r} cannot be a client id")
+        self.client_id = client_id
+        self.options = options
+        self.state = State.IDLE
+        self.welcome: Welcome | None = None
+        self.run = 0
+        self.links: dict[str, Link] = {}
+        self.subscriptions = Subscriptions()
+        self.watched: set[str] = set()
+        self._random = random
+        self._backoff = Backoff(options.backoff_initial, options.backoff_factor, options.backoff_cap)
+        self._transport = False  # one is open
+        self._opening = False
+        self._online = False
+        self._online_since = inf
+        self._lost_at = inf
+        self._open_at = inf
+        self._hello_by = inf
+        self._heartbeat: Heartbeat | None = None
+        self._watch_changed = False
+        self._commands: dict[int, _Command] = {}
+        self._next_id = 1
+        self._pings = 0
+        self._not_before = 0.0  # seconds the server asked to wait at least, on the next reconnect
+        self._spread = 0.0
+        self._refusal = ""
+        self._touched: set[Link] = set()
+        self._out: list[Message] = []
+        self._actions: list[Action] = []
+        self._events: list[Event] = []
+
+    # --- the application -----------------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        """Begin to connect."""
+        self._change(State.CONNECTING)
+        self._open_at = now
+
+    def link(self, peer: str) -> Link:
+        """The link to a peer, made when it is not there.
+
+        Raises `NotOnlineYet` before the first welcome, `ValueError` for what cannot be a client.
+        """
+        link = self.links.get(peer)
+        if link is not None:
+            return link
+        if peer == self.client_id or not (codec.is_client_id(peer) or peer == "$server"):
+            raise ValueError(f"{peer!r} cannot be the other end of a link")
+        if self.welcome is None:
+            raise NotOnlineYet("a link needs a client that has been online")
+        if len(self.links) >= limits.MAX_LINKS:
+            self._evict()
+        maximum = self.welcome.limits
+        link = Link(peer, self.run, window=maximum.window, window_bytes=maximum.window_bytes)
+        if self._online:
+            link.path_up(SERVER, PathKind.SERVER, 0.0)
+        self.links[peer] = link
+        return link
+
+    def touch(self, link: Link) -> None:
+        """The application has given the link something to do: the next `take` looks at it."""
+        self._touched.add(link)
+
+    def watch(self, peer: str) -> None:
+        """Hear of a peer's state."""
+        if peer not in self.watched:
+            self.watched.add(peer)
+            self._watch_changed = True
+
+    def unwatch(self, peer: str) -> None:
+        """Hear no more of it."""
+        if peer in self.watched:
+            self.watched.discard(peer)
+            self._watch_changed = True
+
+    def command(self, message: Publish | History | PresenceQuery | Refresh, context: Any, now: float) -> None:
+        """Give a command; `Answered` follows, over as many connections as it takes. A publish needs a key.
+
+        Raises `TooManyCommands`.
+        """
+        if len(self._commands) >= limits.MAX_PENDING:
+            raise TooManyCommands(f"{limits.MAX_PENDING} commands have no answer yet")
+        message.id = self._id()
+        self._commands[message.id] = _Command(message, now, context)
+        if self._online:
+            self._out.append(message)
+
+    def forget(self, context: Any) -> None:
+        """Nobody waits for this command's answer any more."""
+        for number in [number for number, command in self._commands.items() if command.context is context]:
+            del self._commands[number]
+
+    def send(self, message: Signal | Ephemeral) -> bool:
+        """Send at most once: now, or not at all. Returns whether it was sent."""
+        if self._online:
+            self._out.append(message)
+        return self._online
+
+    def close(self, now: float, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Leave: acknowledgements go out, then a goodbye, which ends the session."""
+        if self._online:
+            for link in self.links.values():
+                link.hurry(now)
+                self._touched.add(link)
+            self._gather(now)
+            self._out.append(Goodbye(code=code, reason=reason))
+        self._end(StateChanged(State.CLOSED, code, reason))
+
+    # --- the transport -------------------------------------------------------------------------
+
+    def opened(self, token: str, now: float) -> None:
+        """The transport that `Open` asked for is there."""
+        if self.state is State.CLOSED:
+            return
+        self._opening = False
+        self._transport = True
+        self._hello_by = now + self.options.hello_timeout
+        hello = Hello(protocol=limits.PROTOCOL, client_id=self.client_id, token=token, run=self.run)
+        if self.welcome is not None:
+            hello.session, hello.secret = self.welcome.session, self.welcome.secret
+        if len(self.subscriptions) or self.welcome is not None:
+            hello.subscriptions = self.subscriptions.hello()
+        if self.watched or self.welcome is not None:
+            hello.watch = sorted(self.watched)
+        self._watch_changed = False
+        self._send(hello)
+
+    def lost(self, code: int, reason: str, now: float) -> None:
+        """The transport has ended, or could not be opened."""
+        if self.state is State.CLOSED:
+            return
+        was_online, self._online = self._online, False
+        self._opening = self._transport = False
+        self._hello_by = inf
+        self._heartbeat = None
+        self._out.clear()
+        if was_online:
+            for link in self.links.values():
+                link.path_down(SERVER)
+                self._touched.add(link)
+            self._lost_at = now
+            if now - self._online_since >= limits.STABLE_AFTER:
+                self._backoff.reset()
+        refusal, self._refusal = self._refusal, ""
+        if not may_reconnect(code):
+            self._end(StateChanged(State.CLOSED, code, reason, refusal))
+            return
+        if self.state is State.CONNECTING and self._backoff.attempts >= self.options.first_tries - 1:
+            self._end(StateChanged(State.CLOSED, code, reason or "unreachable", refusal))
+            return
+        if self.state is State.ONLINE:
+            self._change(State.RECONNECTING, code, reason)
+        delay = max(self._backoff.next(self._random()), self._not_before, self._random() * self._spread)
+        self._not_before = self._spread = 0.0
+        self._open_at = now + delay
+
+    def network_changed(self, now: float) -> None:
+        """The platform says the network is back or another one: do not wait for timers."""
+        if self._heartbeat is not None:
+            self._heartbeat.suspect(now)
+        elif self._open_at < inf:
+            self._open_at = now
+
+    def alive(self, now: float) -> None:
+        """The transport saw a control frame."""
+        if self._heartbeat is not None:
+            self._heartbeat.alive(now)
+
+    def received(self, payload: bytes, binary: bool, now: float) -> None:
+        """A payload came on the transport."""
+        if self._heartbeat is not None:
+            self._heartbeat.alive(now)
+        messages = codec.SERVER.binary(payload) if binary else codec.SERVER.text(payload)
+        for message in messages:
+            self._receive(message, now)
+
+    def _receive(self, message: Any, now: float) -> None:
+        kind = type(message)
+        if kind in _TO_LINK:
+            if self._online:
+                self._to_link(message.sender, message, now)
+        elif kind in _VERDICTS:
+            self._to_link(message.to, message, now)
+        elif kind is Peer:
+            self._to_link(message.client_id, message, now)
+        elif kind is Welcome:
+            self._welcomed(message, now)
+        elif kind is Goodbye:
+            self._spread = message.spread / 1000
+        elif kind is Error:
+            self._error(message, now)
+        elif kind is Ping:
+            self._out.append(Pong(id=message.id))
+        elif kind is Signal:
+            self._events.append(SignalReceived(message))
+        elif kind is Ephemeral:
+            self._events.append(EphemeralReceived(message))
+        elif kind is Malformed:
+            self._events.append(ProtocolTrouble(message.code, message.reason))
+        elif kind in _ANSWERS:
+            self._answer(message.id, message)
+        elif kind is HistoryPage:
+            self._history_page(message)
+        elif kind is Publication and message.page:
+            self._history_entry(message)
+        elif kind is PresenceList and message.id:
+            self._answer(message.id, message)
+        else:
+            event = self.subscriptions.receive(message)
+            if event is not None:
+                self._events.append(event)
+
+    def _welcomed(self, welcome: Welcome, now: float) -> None:
+        if self._online or not self._transport:
+            return
+        if self.run and welcome.run != self.run:
+            self._events.append(ProtocolTrouble("run", "the server changed this process's run"))
+            self._drop(CloseCode.PROTOCOL_ERROR, "another run", now)
+            return
+        self.welcome = welcome
+        self.run = welcome.run
+        self._online = True
+        self._online_since = now
+        self._hello_by = self._lost_at = inf
+        self._spread = welcome.reconnect_spread / 1000
+        beat = welcome.heartbeat
+        pace = Pace(beat.interval / 1000, min(beat.timeout, beat.interval) / 1000, max(beat.misses, 1))
+        self._heartbeat = Heartbeat(pace, now)
+        for link in self.links.values():
+            link.path_up(SERVER, PathKind.SERVER, now)
+            self._touched.add(link)
+        for command in self._commands.values():
+            if type(command.message) is Publish:
+                command.message.age = max(int((now - command.since) * 1000), 1)
+            command.page, command.publications = None, []
+            self._out.append(command.message)
+        self._change(State.ONLINE)
+
+    def _to_link(self, peer: str, message: Message, now: float) -> None:
+        link = self.links.get(peer)
+        if link is None:
+            if type(message) not in _TO_LINK or type(message) is Ack:
+                return
+            try:
+                link = self.link(peer)
+            except (ValueError, NotOnlineYet) as error:
+                self._events.append(ProtocolTrouble("peer", str(error)))
+                return
+        link.receive(message, SERVER, now)
+        self._touched.add(link)
+
+    def _error(self, error: Error, now: float) -> None:
+        if error.fatal:
+            self._refusal = error.code
+            self._not_before = error.retry_after / 1000
+        elif error.id and error.id in self._commands:
+            if error.code in (ErrorCode.UNAVAILABLE, ErrorCode.OVERLOADED) and error.retry_after:
+                return  # asked again at the next hello; a driver's own deadline ends it sooner
+            self._answer(error.id, error)
+        elif error.channel:
+            event = self.subscriptions.receive(error)
+            if event is not None:
+                self._events.append(event)
+        elif error.to and error.seq:
+            self._to_link(error.to, error, now)
+        else:
+            self._events.append(ProtocolTrouble(error.code, error.message))
+
+    def _answer(self, number: int, answer: Message) -> None:
+        command = self._commands.pop(number, None)
+        if command is not None:
+            self._events.append(Answered(command.context, answer, tuple(command.publications)))
+
+    def _history_page(self, page: HistoryPage) -> None:
+        command = self._commands.get(page.id)
+        if command is None:
+            return
+        command.page = page
+        if not page.count:
+            self._answer(page.id, page)
+
+    def _history_entry(self, publication: Publication) -> None:
+        command = self._commands.get(publication.page)
+        if command is None or command.page is None:
+            return
+        command.publications.append(publication)
+        if len(command.publications) == command.page.count:
+            self._answer(publication.page, command.page)
+
+    # --- time, and what leaves -----------------------------------------------------------------
+
+    def events(self) -> list[Event]:
+        """Return, and forget, what the application should hear."""
+        events, self._events = self._events, []
+        return events
+
+    def take(self, now: float) -> list[Action]:
+        """Return what the driver is to do now."""
+        self._time(now)
+        if self.state is not State.CLOSED:
+            self._gather(now)
+        if self._out and self._transport:
+            self._actions += payloads(self._out)
+        self._out.clear()
+        actions, self._actions = self._actions, []
+        if self.state is State.CLOSED:
+            self._transport = False
+        return actions
+
+    def next_timer(self, now: float) -> float:
+        """When `take` has something to do, if nothing happens before; infinity: never."""
+        timer = min(self._open_at, self._hello_by)
+        if self._heartbeat is not None:
+            timer = min(timer, self._heartbeat.next_timer())
+        if self.state is State.RECONNECTING:
+            timer = min(timer, self._lost_at + self.options.resume_window)
+        for link in self.links.values():
+            timer = min(timer, link.next_timer(now))
+        return timer
+
+    def _time(self, now: float) -> None:
+        if now >= self._open_at:
+            self._open_at = inf
+            self._opening = True
+            self._actions.append(Open(self._backoff.attempts))
+        if now >= self._hello_by:
+            self._drop(CloseCode.HELLO_TIMEOUT, "no welcome", now)
+        if self.state is State.RECONNECTING and now >= self._lost_at + self.options.resume_window:
+            self._change(State.OFFLINE)
+        if self._heartbeat is not None:
+            beat = self._heartbeat.poll(now)
+            if beat is Beat.PING:
+                self._pings += 1
+                self._out.append(Ping(id=self._pings))
+            elif beat is Beat.LOST:
+                self._drop(CloseCode.HEARTBEAT_LOST, "the server does not answer", now)
+
+    def _gather(self, now: float) -> None:
+        if self._online:
+            if self.subscriptions.changed:
+                for command in self.subscriptions.commands(self._next_id):
+                    self._id()
+                    self._out.append(command)
+            if self._watch_changed:
+                self._watch_changed = False
+                self._out.append(Watch(id=self._id(), clients=sorted(self.watched)))
+        for link in list(self.links.values()):
+            if link not in self._touched and link.next_timer(now) > now:
+                continue
+            for path, message in link.take(now):
+                if path == SERVER and self._online:
+                    self._out.append(message)
+            self._events += [FromLink(link.peer, event) for event in link.events()]
+        self._touched.clear()
+
+    def _send(self, message: Message) -> None:
+        self._out.append(message)
+
+    def _id(self) -> int:
+        number, self._next_id = self._next_id, self._next_id + 1
+        return number
+
+    def _drop(self, code: int, reason: str, now: float) -> None:
+        self._actions.append(Close(code, reason))
+        self.lost(code, reason, now)
+
+    def _change(self, state: State, code: int = 0, reason: str = "") -> None:
+        assert state in TRANSITIONS[self.state], f"{self.state} → {state}"
+        self.state = state
+        self._events.append(StateChanged(state, code, reason))
+
+    def _end(self, change: StateChanged) -> None:
+        if self.state is State.CLOSED:
+            return
+        if self._transport:
+            self._actions += payloads(self._out)
+            self._actions.append(Close(change.code, change.reason))
+        self._out.clear()
+        self._online = False
+        self._open_at = self._hello_by = inf
+        self._heartbeat = None
+        self.state = State.CLOSED
+        for link in self.links.values():
+            self._events += [FromLink(link.peer, event) for event in link.events()]
+            lost = link.abandon(change.error or "closed")
+            self._events += [FromLink(link.peer, event) for event in lost]
+        for command in self._commands.values():
+            answer = Error(code="closed", message=change.reason or "the client was closed")
+            self._events.append(Answered(command.context, answer))
+        self._commands.clear()
+        self._events.append(change)
+
+    def _evict(self) -> None:
+        for peer, link in self.links.items():
+            if link.idle and peer not in self.watched:
+                del self.links[peer]
+                return
+        raise ValueError(f"{limits.MAX_LINKS} links are busy")
+
+
+def payloads(messages: list[Message]) -> list[Send]:
+    """Pack messages into as few payloads as their limits allow, in order."""
+    sends: list[Send] = []
+    lines: list[bytes] = []
+    size = 0
+    for message in messages:
+        if type(message) in CARRIER_TYPES and message.binary:  # type: ignore[attr-defined]
+            if lines:
+                sends.append(Send(b"\n".join(lines), False))
+                lines, size = [], 0
+            sends.append(Send(codec.encode_binary(message), True))  # type: ignore[arg-type]
+            continue
+        line = codec.encode(message)
+        if lines and (size + len(line) >= limits.MAX_PAYLOAD or len(lines) >= limits.MAX_BATCH):
+            sends.append(Send(b"\n".join(lines), False))
+            lines, size = [], 0
+        lines.append(line)
+        size += len(line) + 1
+    if lines:
+        sends.append(Send(b"\n".join(lines), False))
+    return sends
