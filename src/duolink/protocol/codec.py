@@ -23,7 +23,6 @@ from duolink.protocol.messages import (
     FromPeer,
     FromServer,
     LinkMessage,
-    Message,
     Publication,
     Publish,
 )

@@ -23,13 +23,25 @@ from duolink.protocol.messages import (
     Pong,
     Probe,
     Skip,
-    Stored as StoredMessage,
     Wait,
+)
+from duolink.protocol.messages import (
+    Stored as StoredMessage,
 )
 from duolink.protocol.outbound import Outbound, Outgoing, Settled, Stored, WindowFull
 from duolink.protocol.paths import PathKind, Paths
 
-__all__ = ["SERVER", "Link", "Lost", "PathFailed", "PeerChanged", "Received", "Settled", "Stored", "WindowFull"]
+__all__ = [
+    "SERVER",
+    "Link",
+    "Lost",
+    "PathFailed",
+    "PeerChanged",
+    "Received",
+    "Settled",
+    "Stored",
+    "WindowFull",
+]
 
 SERVER: Final = "server"
 """The name of the path through the server; others are named by their driver."""

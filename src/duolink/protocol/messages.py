@@ -2,7 +2,8 @@
 
 A text frame holds one or more messages, JSON objects joined by newlines; a binary frame holds one
 message with `"binary":true` instead of `data` on its first line, and the data, raw bytes, behind the
-newline. `type` names the struct. Unknown fields are ignored. Times are milliseconds, integers lie in 0 … 2⁵³−1.
+newline. `type` names the struct. Unknown fields are ignored. Times are milliseconds, integers lie in
+0 … 2⁵³−1.
 
 `to` is set by a client and `from` (here `sender`) by the server, never both: the server takes `to`
 off, and a client's `from` is refused. `ALLOWED` says which types may arrive where.
@@ -151,7 +152,8 @@ class LinkMessage(Message, tag="message"):
 
     `ack`, `ack_run` acknowledge the reverse lane as an `ack` would; `ask` wants an acknowledgement as
     soon as the application has finished with this one. A `request` names an answer that is wanted
-    until `deadline` (ms from sending), a `reply` the request it answers, `failed` that the answer is an error text.
+    until `deadline` (ms from sending), a `reply` the request it answers, `failed` that the answer is an
+    error text.
     """
 
     run: Number

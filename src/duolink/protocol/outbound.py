@@ -128,9 +128,7 @@ class Outbound:
         first_unsafe = max(self.base, self.stored + 1)
         if self.next_seq == first_unsafe:
             return True
-        return (
-            self.next_seq < first_unsafe + self.window and self._unsafe_bytes + size <= self.window_bytes
-        )
+        return self.next_seq < first_unsafe + self.window and self._unsafe_bytes + size <= self.window_bytes
 
     def between(self, first: int, last: int) -> Iterator[Outgoing]:
         """The entries numbered `first` … `last` that are still there."""
@@ -322,5 +320,3 @@ def _reason(ack: Ack | None, seq: int) -> str:
         if lost.first <= seq <= lost.last:
             return lost.reason
     return ""
-
-

@@ -49,9 +49,19 @@ class PingPath(NamedTuple):
 
 
 class Path:
-    """What is known of one path. `round_trip` in seconds, `throughput` in bytes per second; None: unmeasured."""
+    """What is known of one path: `round_trip` in s, `throughput` in bytes/s (None: unmeasured)."""
 
-    __slots__ = ("_pings", "_sent", "answers", "answered_at", "kind", "name", "next_ping", "round_trip", "throughput")
+    __slots__ = (
+        "_pings",
+        "_sent",
+        "answered_at",
+        "answers",
+        "kind",
+        "name",
+        "next_ping",
+        "round_trip",
+        "throughput",
+    )
 
     def __init__(self, name: str, kind: PathKind, now: float) -> None:
         self.name, self.kind = name, kind

@@ -7,18 +7,30 @@ One transport at a time: the driver drops what still comes from an earlier one.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from math import inf
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from duolink.protocol import codec, limits
 from duolink.protocol.backoff import Backoff
 from duolink.protocol.codec import Malformed
 from duolink.protocol.codes import CloseCode, ErrorCode, may_reconnect
+from duolink.protocol.events import (
+    TRANSITIONS,
+    Action,
+    Answered,
+    Close,
+    EphemeralReceived,
+    Event,
+    FromLink,
+    Open,
+    ProtocolTrouble,
+    SignalReceived,
+    State,
+    StateChanged,
+)
 from duolink.protocol.heartbeat import Beat, Heartbeat, Pace
-from duolink.protocol.link import SERVER, Event as LinkEvent, Link
+from duolink.protocol.link import SERVER, Link
 from duolink.protocol.messages import (
-    CARRIER_TYPES,
     Ack,
     Ephemeral,
     Error,
@@ -36,7 +48,6 @@ from duolink.protocol.messages import (
     Probe,
     Publication,
     Publish,
-    Published as PublishedAnswer,
     Refresh,
     Refreshed,
     Signal,
@@ -46,97 +57,12 @@ from duolink.protocol.messages import (
     Watch,
     Welcome,
 )
-from duolink.protocol.paths import PathKind
-from duolink.protocol.subscriptions import ChannelEvent, Subscriptions
-
-
-class State(StrEnum):
-    """What an application hears of its connection."""
-
-    IDLE = "idle"
-    CONNECTING = "connecting"
-    ONLINE = "online"
-    RECONNECTING = "reconnecting"
-    OFFLINE = "offline"
-    CLOSED = "closed"
-
-
-TRANSITIONS: Final[dict[State, frozenset[State]]] = {
-    State.IDLE: frozenset({State.CONNECTING, State.CLOSED}),
-    State.CONNECTING: frozenset({State.ONLINE, State.CLOSED}),
-    State.ONLINE: frozenset({State.RECONNECTING, State.CLOSED}),
-    State.RECONNECTING: frozenset({State.ONLINE, State.OFFLINE, State.CLOSED}),
-    State.OFFLINE: frozenset({State.ONLINE, State.CLOSED}),
-    State.CLOSED: frozenset(),
-}
-"""Every change of state there is."""
-
-
-class Open(NamedTuple):
-    """Open a transport, then call `opened` or `lost`."""
-
-    attempt: int
-
-
-class Send(NamedTuple):
-    """Send a payload on the transport."""
-
-    payload: bytes
-    binary: bool
-
-
-class Close(NamedTuple):
-    """Close the transport; nothing is expected of it any more."""
-
-    code: int
-    reason: str
-
-
-Action = Open | Send | Close
-
-
-class StateChanged(NamedTuple):
-    """`code` is the close code that led here, 0 where there is none; `error` the server's error code."""
-
-    state: State
-    code: int = 0
-    reason: str = ""
-    error: str = ""
-
-
-class FromLink(NamedTuple):
-    """What happened on the link to a peer."""
-
-    peer: str
-    event: LinkEvent
-
-
-class Answered(NamedTuple):
-    """The answer to a command: a message, or an `Error`. `context` is what the command was given with."""
-
-    context: Any
-    answer: Message
-    publications: tuple[Publication, ...] = ()
-
-
-class SignalReceived(NamedTuple):
-    signal: Signal
-
-
-class EphemeralReceived(NamedTuple):
-    ephemeral: Ephemeral
-
-
-class ProtocolTrouble(NamedTuple):
-    """The server said something it must not say, or refused something nobody waits for: for the log."""
-
-    code: str
-    reason: str
-
-
-Event = (
-    StateChanged | FromLink | ChannelEvent | Answered | SignalReceived | EphemeralReceived | ProtocolTrouble
+from duolink.protocol.messages import (
+    Published as PublishedAnswer,
 )
+from duolink.protocol.paths import PathKind
+from duolink.protocol.payload import payloads
+from duolink.protocol.subscriptions import Subscriptions
 
 
 @dataclass(frozen=True)
@@ -181,7 +107,7 @@ class Session:
         client_id: str,
         *,
         random: Callable[[], float],
-        options: Options = Options(),  # noqa: B008 (frozen)
+        options: Options = Options(),
     ) -> None:
         if not codec.is_client_id(client_id):
             raise ValueError(f"{client_id!r} cannot be a client id")
@@ -309,7 +235,7 @@ class Session:
         if self.watched or self.welcome is not None:
             hello.watch = sorted(self.watched)
         self._watch_changed = False
-        self._send(hello)
+        self._out.append(hello)
 
     def lost(self, code: int, reason: str, now: float) -> None:
         """The transport has ended, or could not be opened."""
@@ -539,9 +465,6 @@ class Session:
             self._events += [FromLink(link.peer, event) for event in link.events()]
         self._touched.clear()
 
-    def _send(self, message: Message) -> None:
-        self._out.append(message)
-
     def _id(self) -> int:
         number, self._next_id = self._next_id, self._next_id + 1
         return number
@@ -582,26 +505,3 @@ class Session:
                 del self.links[peer]
                 return
         raise ValueError(f"{limits.MAX_LINKS} links are busy")
-
-
-def payloads(messages: list[Message]) -> list[Send]:
-    """Pack messages into as few payloads as their limits allow, in order."""
-    sends: list[Send] = []
-    lines: list[bytes] = []
-    size = 0
-    for message in messages:
-        if type(message) in CARRIER_TYPES and message.binary:  # type: ignore[attr-defined]
-            if lines:
-                sends.append(Send(b"\n".join(lines), False))
-                lines, size = [], 0
-            sends.append(Send(codec.encode_binary(message), True))  # type: ignore[arg-type]
-            continue
-        line = codec.encode(message)
-        if lines and (size + len(line) >= limits.MAX_PAYLOAD or len(lines) >= limits.MAX_BATCH):
-            sends.append(Send(b"\n".join(lines), False))
-            lines, size = [], 0
-        lines.append(line)
-        size += len(line) + 1
-    if lines:
-        sends.append(Send(b"\n".join(lines), False))
-    return sends

@@ -184,9 +184,7 @@ class Subscriptions:
             return None
         subscription.joined = True
         subscription.epoch, subscription.offset = message.epoch, message.offset
-        return ChannelJoined(
-            message.channel, message.epoch, message.offset, message.recovered, message.gap
-        )
+        return ChannelJoined(message.channel, message.epoch, message.offset, message.recovered, message.gap)
 
     def _refused(self, channel: str, code: str, reason: str) -> ChannelRefused | None:
         if self._answered(channel) is None:
