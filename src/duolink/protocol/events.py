@@ -44,7 +44,16 @@ class Close(NamedTuple):
     reason: str
 
 
-Action = Open | Send | Close
+class Carry(NamedTuple):
+    """Send a payload to a peer on one of the link's other paths."""
+
+    peer: str
+    path: str
+    payload: bytes
+    binary: bool
+
+
+Action = Open | Send | Close | Carry
 
 
 class StateChanged(NamedTuple):

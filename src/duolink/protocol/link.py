@@ -215,7 +215,7 @@ class Link:
             self._opened = False
             for path in self.paths.names():
                 if path != SERVER:
-                    self._fail(path, "the peer was replaced by a newer process")
+                    self.fail(path, "the peer was replaced by a newer process")
         self.peer_process = max(self.peer_process, peer.run)
         if state is not self.state or restarted:
             self._events.append(PeerChanged(state, restarted))
@@ -232,7 +232,11 @@ class Link:
     # --- messages ----------------------------------------------------------------------------
 
     def receive(self, message: Message, path: str, now: float) -> None:
-        """Take a link message that came on a path. The driver has checked whose it is."""
+        """Take a link message that came on a path. The driver knows whose it is: on a direct path a name
+        in the message is a forgery."""
+        if path != SERVER and getattr(message, "sender", ""):
+            self.fail(path, "a message on a direct path says whose it is")
+            return
         if type(message) is LinkMessage:
             self._receive_message(message, path, now)
         elif type(message) is Ack:
@@ -247,7 +251,7 @@ class Link:
         elif path == SERVER:
             self._receive_verdict(message, now)
         else:
-            self._fail(path, f"{type(message).__name__} is not allowed here")
+            self.fail(path, f"{type(message).__name__} is not allowed here")
 
     def _receive_message(self, message: LinkMessage, path: str, now: float) -> None:
         inbound = self._receiving(message.run, message.base, message.lane, path)
@@ -257,7 +261,7 @@ class Link:
         try:
             self._events += inbound.message(message, now, None if path == SERVER else inbound.limit)
         except BeyondCredit as error:
-            self._fail(path, str(error))
+            self.fail(path, str(error))
             return
         if message.ack_run and message.ack_run == self.run:
             sending = self._sending.get(message.lane)
@@ -276,7 +280,7 @@ class Link:
         try:
             self._events += inbound.skip(message, now, None if path == SERVER else inbound.limit)
         except BeyondCredit as error:
-            self._fail(path, str(error))
+            self.fail(path, str(error))
 
     def _receiving(self, run: int, base: int, lane: str, path: str) -> Inbound | None:
         """The half that takes a lane's numbers of that run; None if they are to be dropped."""
@@ -335,7 +339,8 @@ class Link:
         sending.probe_wait = limits.PROBE_AFTER
         sending.probe_at = inf if not sending.outbound.unsettled else now + sending.probe_wait
 
-    def _fail(self, path: str, reason: str) -> None:
+    def fail(self, path: str, reason: str) -> None:
+        """What came on this path broke the protocol: it is not used any more, and the driver closes it."""
         self.path_down(path)
         self._events.append(PathFailed(path, reason))
 

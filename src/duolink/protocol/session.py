@@ -286,6 +286,32 @@ class Session:
         for message in messages:
             self._receive(message, now)
 
+    def path_up(self, peer: str, path: str, kind: PathKind, now: float) -> None:
+        """A data channel to a peer is open: one more path of its link. Names are the driver's."""
+        link = self.link(peer)
+        link.path_up(path, kind, now)
+        self._touched.add(link)
+
+    def path_down(self, peer: str, path: str) -> None:
+        """It is gone."""
+        link = self.links.get(peer)
+        if link is not None:
+            link.path_down(path)
+            self._touched.add(link)
+
+    def received_on(self, peer: str, path: str, payload: bytes, binary: bool, now: float) -> None:
+        """A payload came on a path other than the server's. Whose it is, is the driver's knowledge; a
+        peer that claims a name, or sends what only a server may, loses the path."""
+        link = self.links.get(peer)
+        if link is None or path not in link.paths:
+            return
+        self._touched.add(link)
+        for message in codec.PEER.binary(payload) if binary else codec.PEER.text(payload):
+            if type(message) is Malformed:
+                link.fail(path, message.reason)
+                return
+            link.receive(message, path, now)
+
     def _receive(self, message: Any, now: float) -> None:
         kind = type(message)
         if kind in _TO_LINK:
@@ -460,7 +486,9 @@ class Session:
             if link not in self._touched and link.next_timer(now) > now:
                 continue
             for path, message in link.take(now):
-                if path == SERVER and self._online:
+                if path != SERVER:
+                    self._actions += [Carry(link.peer, path, *send) for send in payloads([message])]
+                elif self._online:
                     self._out.append(message)
             self._events += [FromLink(link.peer, event) for event in link.events()]
         self._touched.clear()
