@@ -56,6 +56,9 @@ REPORT: Final = 1.0
 """Seconds within which the server, too, hears of what was acknowledged on other paths."""
 
 
+_NAMED: Final = frozenset({LinkMessage, Ack, Skip, Probe})
+
+
 class PeerChanged(NamedTuple):
     """The peer is here, reconnecting or away now. `restarted`: another process answers to the name."""
 
@@ -234,7 +237,8 @@ class Link:
     def receive(self, message: Message, path: str, now: float) -> None:
         """Take a link message that came on a path. The driver knows whose it is: on a direct path a name
         in the message is a forgery."""
-        if path != SERVER and getattr(message, "sender", ""):
+        named = type(message) in _NAMED and message.sender  # type: ignore[attr-defined]
+        if path != SERVER and named:
             self.fail(path, "a message on a direct path says whose it is")
             return
         if type(message) is LinkMessage:

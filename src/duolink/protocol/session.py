@@ -18,6 +18,7 @@ from duolink.protocol.events import (
     TRANSITIONS,
     Action,
     Answered,
+    Carry,
     Close,
     EphemeralReceived,
     Event,
