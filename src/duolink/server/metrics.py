@@ -1,0 +1,266 @@
+"""What the server counts, and how Prometheus reads it.
+
+The hot path increments plain integers of one `Counts`; label objects exist only while a scrape is
+answered. Labels are words of this program (kinds, codes, reasons), never a user, client, channel or
+address, and every label set is bounded.
+"""
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from msgspec import Struct
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+KINDS: Final = ("message", "ack", "channel", "ephemeral", "signal", "session")
+"""Kinds of messages: link messages, their acks (with skips, probes), channel traffic, ephemeral, signals,
+and everything about sessions (hello, ping, watch, …)."""
+
+MAX_LABELS: Final = 64
+"""Values of one label; what comes after them counts as `other`. A peer chooses close codes, and must not
+choose how large a scrape is."""
+
+LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+"""Upper bounds (seconds) of the loop lag histogram; beyond 0.1 s pings start to suffer."""
+
+
+class Gauges(Struct, frozen=True):
+    """What there is now; the node makes one when it is asked."""
+
+    connections: int = 0
+    sessions_active: int = 0
+    sessions_detached: int = 0
+    channels: int = 0
+    subscriptions: int = 0
+    links: int = 0
+    buffered_bytes: int = 0
+    """Bytes waiting to be sent, over all connections."""
+
+
+class Counts:
+    """Everything counted since the start. Increment the integers directly; the methods are for what is rare
+    enough to afford a dictionary."""
+
+    __slots__ = (
+        "ack_in",
+        "ack_out",
+        "bytes_in",
+        "bytes_out",
+        "channel_in",
+        "channel_out",
+        "closes",
+        "connections",
+        "delivered",
+        "duplicates",
+        "ephemeral_in",
+        "ephemeral_out",
+        "errors",
+        "heartbeats_lost",
+        "lag_buckets",
+        "lag_last",
+        "lag_sum",
+        "lost",
+        "message_in",
+        "message_out",
+        "publications",
+        "rate_limited",
+        "recoveries",
+        "refusals",
+        "resumes",
+        "session_in",
+        "session_out",
+        "signal_in",
+        "signal_out",
+        "stored",
+        "waits",
+        "writes",
+    )
+
+    def __init__(self) -> None:
+        # Messages by kind and direction; in: accepted from clients, out: written to one client.
+        self.message_in = self.message_out = 0
+        self.ack_in = self.ack_out = 0
+        self.channel_in = self.channel_out = 0
+        self.ephemeral_in = self.ephemeral_out = 0
+        self.signal_in = self.signal_out = 0
+        self.session_in = self.session_out = 0
+        # Payload bytes, and writes to a transport (a write may carry many messages).
+        self.bytes_in = self.bytes_out = self.writes = 0
+        self.connections = 0
+        self.publications = 0
+        self.duplicates = 0  # link messages that had come before
+        self.waits = self.stored = 0  # answers to senders whose receiver is away
+        self.delivered = self.lost = 0  # numbers settled
+        self.rate_limited = self.heartbeats_lost = 0
+        self.errors: dict[str, int] = {}
+        self.closes: dict[str, int] = {}
+        self.refusals: dict[str, int] = {}
+        self.resumes: dict[str, int] = {}
+        self.recoveries: dict[str, int] = {}
+        self.lag_buckets = [0] * (len(LAG_BUCKETS) + 1)
+        self.lag_sum = self.lag_last = 0.0
+
+    def error(self, code: str) -> None:
+        """Count an `error` message sent."""
+        _count(self.errors, code)
+
+    def close(self, code: int) -> None:
+        """Count a connection that ended with this close code."""
+        _count(self.closes, str(int(code)))
+
+    def refusal(self, reason: str) -> None:
+        """Count an opening handshake refused: `origin`, `rate`, `connections`, `malformed`, …"""
+        _count(self.refusals, reason)
+
+    def resume(self, result: str) -> None:
+        """Count a hello that named a session: `resumed` or `new`."""
+        _count(self.resumes, result)
+
+    def recovery(self, result: str) -> None:
+        """Count a subscription that named a position: `complete` or `gap`."""
+        _count(self.recoveries, result)
+
+    def lag(self, seconds: float) -> None:
+        """Record how late the event loop was."""
+        self.lag_buckets[bisect_left(LAG_BUCKETS, seconds)] += 1
+        self.lag_sum += seconds
+        self.lag_last = seconds
+
+
+def _count(counts: dict[str, int], label: str) -> None:
+    if label not in counts and len(counts) >= MAX_LABELS:
+        label = "other"
+    counts[label] = counts.get(label, 0) + 1
+
+
+class NodeCollector(Collector):
+    """Turns counts and gauges into metrics when Prometheus asks."""
+
+    def __init__(self, counts: Counts, gauges: Callable[[], Gauges]) -> None:
+        self._counts = counts
+        self._gauges = gauges
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric of the node."""
+        yield from self._now()
+        yield from self._traffic()
+        yield from self._events()
+
+    def _now(self) -> Iterator[Metric]:
+        now = self._gauges()
+        sessions = GaugeMetricFamily("duolink_sessions", "Sessions by state.", labels=["state"])
+        sessions.add_metric(["active"], now.sessions_active)
+        sessions.add_metric(["detached"], now.sessions_detached)
+        yield GaugeMetricFamily("duolink_connections", "Connections open now.", value=now.connections)
+        yield sessions
+        yield GaugeMetricFamily("duolink_channels", "Channels with a subscriber.", value=now.channels)
+        yield GaugeMetricFamily("duolink_subscriptions", "Subscriptions.", value=now.subscriptions)
+        yield GaugeMetricFamily("duolink_links", "Links with messages in flight.", value=now.links)
+        yield GaugeMetricFamily(
+            "duolink_send_buffer_bytes", "Bytes waiting to be sent.", value=now.buffered_bytes
+        )
+
+    def _traffic(self) -> Iterator[Metric]:
+        counts = self._counts
+        messages = CounterMetricFamily(
+            "duolink_messages", "Messages by kind and direction.", labels=["kind", "direction"]
+        )
+        for kind in KINDS:
+            for direction in ("in", "out"):
+                messages.add_metric([kind, direction], getattr(counts, f"{kind}_{direction}"))
+        yield messages
+        size = CounterMetricFamily("duolink_bytes", "Payload bytes by direction.", labels=["direction"])
+        size.add_metric(["in"], counts.bytes_in)
+        size.add_metric(["out"], counts.bytes_out)
+        yield size
+        settled = CounterMetricFamily(
+            "duolink_settled", "Link messages settled by their end.", labels=["result"]
+        )
+        settled.add_metric(["delivered"], counts.delivered)
+        settled.add_metric(["lost"], counts.lost)
+        yield settled
+        for name, text, value in (
+            ("writes", "Writes to transports.", counts.writes),
+            ("connections_opened", "Connections accepted.", counts.connections),
+            ("publications", "Messages published to channels.", counts.publications),
+            ("duplicates", "Link messages that had come before and were dropped.", counts.duplicates),
+            ("waits", "Senders told to keep messages for an absent receiver.", counts.waits),
+            ("stored", "Link messages stored in a mailbox.", counts.stored),
+            ("rate_limited", "Pauses of reading by a rate limit.", counts.rate_limited),
+            ("heartbeats_lost", "Connections whose heartbeat was lost.", counts.heartbeats_lost),
+        ):
+            yield CounterMetricFamily(f"duolink_{name}", text, value=value)
+
+    def _events(self) -> Iterator[Metric]:
+        counts = self._counts
+        for name, text, label, values in (
+            ("errors", "Errors sent to clients.", "code", counts.errors),
+            ("closes", "Connections ended, by close code.", "code", counts.closes),
+            ("handshake_refusals", "Opening handshakes refused.", "reason", counts.refusals),
+            ("resumes", "Hellos that named a session.", "result", counts.resumes),
+            ("recoveries", "Subscriptions that named a position.", "result", counts.recoveries),
+        ):
+            family = CounterMetricFamily(f"duolink_{name}", text, labels=[label])
+            for value in sorted(values):
+                family.add_metric([value], values[value])
+            yield family
+        yield GaugeMetricFamily(
+            "duolink_loop_lag_last_seconds", "Lateness of the event loop, last sample.", value=counts.lag_last
+        )
+        total, buckets = 0, []
+        for bound, count in zip((*map(str, LAG_BUCKETS), "+Inf"), counts.lag_buckets, strict=True):
+            total += count
+            buckets.append((bound, float(total)))
+        yield HistogramMetricFamily(
+            "duolink_loop_lag_seconds",
+            "Lateness of the event loop.",
+            buckets=buckets,
+            sum_value=counts.lag_sum,
+        )
+
+
+def make_registry(counts: Counts, gauges: Callable[[], Gauges]) -> CollectorRegistry:
+    """Return a registry of its own with the node's metrics and those of process and interpreter."""
+    registry = CollectorRegistry()
+    registry.register(NodeCollector(counts, gauges))
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+def render(registry: CollectorRegistry, accept: str = "") -> tuple[str, bytes]:
+    """Return (content type, body) of a scrape, in the format the `Accept` header asks for."""
+    encode, content_type = choose_encoder(accept)
+    return content_type, encode(registry)
+
+
+class LagSampler:
+    """Measures how late timers of an event loop are, once per interval, into `Counts.lag`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, counts: Counts, interval_s: float = 0.5) -> None:
+        self._loop = loop
+        self._counts = counts
+        self._interval = interval_s
+        self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to sample."""
+        self._due = self._loop.time() + self._interval
+        self._timer = self._loop.call_at(self._due, self._sample)
+
+    def stop(self) -> None:
+        """Stop; nothing stays scheduled."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _sample(self) -> None:
+        self._counts.lag(max(0.0, self._loop.time() - self._due))
+        self.start()
