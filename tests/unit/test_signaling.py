@@ -173,7 +173,6 @@ def test_what_waited_goes_with_who_left() -> None:
         (b'{"type":"Offer"}', "unknown_type"),
         (b'{"type":"offer","type":"left"}', "unknown_type"),
         (b'{"type":"hello","protocol":1,"client_id":"a"}', "unknown_type"),
-        (b'{"type":"offer","data":"' + b"x" * 65_536 + b'"}', "too_large"),
     ],
 )
 def test_what_is_no_signal_is_answered_and_not_forwarded(payload: bytes, code: str) -> None:

@@ -32,6 +32,9 @@ LEFT: Final = b'{"type":"left"}'
 TICKET: Final = "ticket."
 """What the subprotocol that carries a room ticket begins with."""
 
+MAX_SIGNAL: Final = limits.MAX_MESSAGE
+"""Bytes of one frame; the wire closes with 1009 beyond it."""
+
 TICK: Final = 1.0
 """Seconds between two looks at deadlines: they are of 30 s and more."""
 
@@ -243,8 +246,6 @@ class Rooms(Generic[S]):
 
 def _problem(payload: bytes) -> Error | None:
     """Return why a frame is no signal, or None."""
-    if len(payload) > limits.MAX_MESSAGE:
-        return Error(code=ErrorCode.TOO_LARGE, message=f"a signal has at most {limits.MAX_MESSAGE} bytes")
     if codec.depth(payload) > limits.MAX_DEPTH:
         return Error(code=ErrorCode.MALFORMED, message=f"nested deeper than {limits.MAX_DEPTH}")
     try:
