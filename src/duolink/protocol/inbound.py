@@ -20,9 +20,10 @@ class Received(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """Numbers `first` … `last` of a lane that will never come, in their place of the sequence."""
+    """Numbers `first` … `last` of a lane's run that will never come, in their place of the sequence."""
 
     lane: str
+    run: int
     first: int
     last: int
     reason: str
@@ -146,7 +147,7 @@ class Inbound:
         else:  # so far ahead that nothing before it can be of interest to the sender
             self.finished = last
             self._done = {seq for seq in self._done if seq > last}
-        return [Lost(self.lane, first, last, LossReason.GONE)]
+        return [Lost(self.lane, self.run, first, last, LossReason.GONE)]
 
     def _release(self, now: float) -> list[Received | Lost]:
         items: list[Received | Lost] = []
@@ -171,7 +172,7 @@ class Inbound:
         self.expected = last + 1
         self._done.update(range(first, last + 1))
         self._settle()
-        return Lost(self.lane, first, last, reason)
+        return Lost(self.lane, self.run, first, last, reason)
 
     def _forget_lost(self, base: int) -> None:
         if self._lost and self._lost[0].last < base:

@@ -1,0 +1,144 @@
+"""What happened in a simulated world, and what may not have happened."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+class Violation(AssertionError):
+    """A promise was broken."""
+
+
+@dataclass
+class Submitted:
+    uid: str
+    process: str  # the sender's life
+    sender: str
+    receiver: str
+    lane: str
+    run: int
+    seq: int
+    verdict: str = ""  # delivered, lost, perhaps (lost, but not certainly)
+    finished: bool = False
+    received_by: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Stream:
+    """What one life of a receiver got from one run of a sender on one lane."""
+
+    last: int = 0
+    lost: set[int] = field(default_factory=set)
+
+
+class History:
+    """Checks as it goes. Lost, repeated, reordered, invented: each has its rule here."""
+
+    def __init__(self) -> None:
+        self.submitted: dict[str, Submitted] = {}
+        self.numbers: dict[tuple[str, str, str, int, int], str] = {}
+        self.streams: dict[tuple[str, str, str], dict[int, Stream]] = {}
+        self.channels: dict[tuple[str, str], dict[int, str]] = {}
+        self.positions: dict[tuple[str, str], tuple[str, int]] = {}
+        self.published: dict[str, tuple[str, str, int]] = {}
+        self.sometimes: Counter[str] = Counter()
+
+    # --- links -------------------------------------------------------------------------------
+
+    def submit(self, entry: Submitted) -> None:
+        self.submitted[entry.uid] = entry
+        self.numbers[entry.process, entry.receiver, entry.lane, entry.run, entry.seq] = entry.uid
+
+    def receive(self, process: str, client: str, sender: str, lane: str, run: int, seq: int, uid: str) -> None:
+        entry = self.submitted.get(uid)
+        if entry is None:
+            raise Violation(f"invented: {client} got {uid!r}")
+        if (entry.sender, entry.receiver, entry.lane, entry.run, entry.seq) != (sender, client, lane, run, seq):
+            raise Violation(f"misattributed: {entry} as {sender} {lane} {run}:{seq} at {client}")
+        if process in entry.received_by:
+            raise Violation(f"repeated: {entry} at {process}")
+        if entry.verdict == "lost":
+            raise Violation(f"delivered after it was lost for certain: {entry} at {process}")
+        self._advance(process, sender, lane, run, seq, seq)
+        if entry.received_by:
+            self.sometimes["seen again by a receiver's next life"] += 1
+        entry.received_by.append(process)
+
+    def lose(self, process: str, sender: str, lane: str, run: int, first: int, last: int, reason: str) -> None:
+        stream = self._advance(process, sender, lane, run, first, last)
+        stream.lost.update(range(first, last + 1))
+        self.sometimes[f"receiver heard lost({reason})"] += 1
+
+    def _advance(self, process: str, sender: str, lane: str, run: int, first: int, last: int) -> Stream:
+        runs = self.streams.setdefault((process, sender, lane), {})
+        if any(run < known for known in runs):
+            raise Violation(f"reordered: run {run} of {sender} after {max(runs)} at {process}")
+        if run not in runs:
+            runs[run] = Stream(last=first - 1)  # begins at the sender's base
+        stream = runs[run]
+        if first != stream.last + 1:
+            kind = "repeated or reordered" if first <= stream.last else "a silent hole"
+            raise Violation(f"{kind}: {sender} {lane} {run}:{first} after {stream.last} at {process}")
+        stream.last = last
+        return stream
+
+    def finish(self, uid: str) -> None:
+        self.submitted[uid].finished = True
+
+    def settle(self, uid: str, delivered: bool, certain: bool) -> None:
+        entry = self.submitted[uid]
+        if entry.verdict:
+            raise Violation(f"settled twice: {entry}")
+        if delivered:
+            if not entry.finished:
+                raise Violation(f"called delivered, but nobody finished with it: {entry}")
+            entry.verdict = "delivered"
+        else:
+            if certain and entry.received_by:
+                raise Violation(f"called lost for certain, but delivered: {entry}")
+            entry.verdict = "lost" if certain else "perhaps"
+            self.sometimes[f"sender heard {entry.verdict}"] += 1
+
+    # --- channels ----------------------------------------------------------------------------
+
+    def publish_answered(self, uid: str, channel: str, epoch: str, offset: int) -> None:
+        self._entry(channel, epoch, offset, uid)
+        self.published[uid] = (channel, epoch, offset)
+
+    def joined(self, process: str, channel: str, epoch: str, offset: int, recovered: bool, gap: str) -> None:
+        known = self.positions.get((process, channel))
+        if recovered:
+            if known != (epoch, offset):
+                raise Violation(f"recovered from {epoch}:{offset}, not from {known}")
+            self.sometimes["channel recovered"] += 1
+        elif known is not None and not gap:
+            raise Violation(f"{process} lost its place {known} in {channel} without a gap")
+        if gap:
+            self.sometimes[f"channel gap ({gap})"] += 1
+        self.positions[process, channel] = (epoch, offset)
+
+    def publication(self, process: str, channel: str, offset: int, uid: str) -> None:
+        epoch, last = self.positions[process, channel]
+        if offset != last + 1:
+            raise Violation(f"{process} got {channel} {offset} after {last}")
+        self.positions[process, channel] = (epoch, offset)
+        self._entry(channel, epoch, offset, uid)
+
+    def _entry(self, channel: str, epoch: str, offset: int, uid: str) -> None:
+        log = self.channels.setdefault((channel, epoch), {})
+        if log.setdefault(offset, uid) != uid:
+            raise Violation(f"{channel} {epoch}:{offset} is {log[offset]} and {uid}")
+        if uid in self.published and self.published[uid] != (channel, epoch, offset):
+            raise Violation(f"published twice: {uid} at {self.published[uid]} and {epoch}:{offset}")
+
+    # --- the end -----------------------------------------------------------------------------
+
+    def check_settled(self, alive: set[str]) -> None:
+        """After everything healed, whatever a living sender submitted has its end."""
+        for entry in self.submitted.values():
+            if entry.process in alive and not entry.verdict:
+                raise Violation(f"never settled: {entry}")
+        for (channel, epoch), log in self.channels.items():
+            uids = Counter(log.values())
+            twice = [uid for uid, count in uids.items() if count > 1]
+            if twice:
+                raise Violation(f"published twice in {channel} {epoch}: {twice}")
