@@ -9,7 +9,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from duolink.server.metrics import KINDS, MAX_LABELS, Counts, Gauges, LagSampler, make_registry, render
 
-
 NOTHING = Gauges()
 
 

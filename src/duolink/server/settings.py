@@ -101,7 +101,7 @@ class Wire(Section, frozen=True, kw_only=True):
     max_message: Annotated[
         int, size("Largest message of a link or channel, in bytes.", ge=1024, le=16 << 20)
     ] = limits.MAX_MESSAGE
-    read_buffer: Annotated[int, size("Bytes of buffer for reading per connection.", ge=1024, le=1 << 20)] = (
+    read_buffer: Annotated[int, size("Bytes of buffer for reading per connection.", ge=2048, le=1 << 20)] = (
         2048
     )
     send_buffer: Annotated[
