@@ -23,6 +23,7 @@ from duolink.protocol.messages import (
     FromPeer,
     FromServer,
     LinkMessage,
+    Message,
     Publication,
     Publish,
 )
@@ -32,14 +33,19 @@ Carrier = LinkMessage | Ephemeral | Publish | Publication
 
 
 class Malformed(NamedTuple):
-    """A line that is no message: which error it deserves, and a sentence for people."""
+    """A line that is no message: which error it deserves, and a sentence for people. A message that is
+    merely too large comes along, so that the answer can name it."""
 
     code: ErrorCode
     reason: str
+    message: Message | None = None
 
 
 class DataError(ValueError):
     """User data that may not travel: not JSON, a newline, invalid UTF-8, too deep."""
+
+
+_STRAY_BINARY: Final = Malformed(ErrorCode.MALFORMED, "binary data travels in a binary frame")
 
 
 class _Head(msgspec.Struct):
@@ -48,6 +54,9 @@ class _Head(msgspec.Struct):
 
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _BRACKET: Final = re.compile(rb"[\[\]{}]")
+_SHALLOW: Final = 2 * (limits.MAX_DEPTH + 1) + len('"type":"ping","":')
+"""Bytes below which no message has room to nest too deep."""
+
 _NEWLINES: Final = re.compile(rb"[\r\n]")
 _head_decoder: Final = msgspec.json.Decoder(_Head)
 _any_decoder: Final = msgspec.json.Decoder()
@@ -60,28 +69,56 @@ encode = _encoder.encode
 class Decoder:
     """Decodes payloads of one kind of far end: `client`, `server` or `peer` (see `messages.ALLOWED`)."""
 
-    __slots__ = ("_decode", "_known")
+    __slots__ = ("_decode", "_decode_lines", "_known", "_maximum")
 
-    def __init__(self, allowed: Any) -> None:
-        self._decode = msgspec.json.Decoder(allowed).decode
+    def __init__(self, allowed: Any, max_message: int = limits.MAX_MESSAGE) -> None:
+        decoder = msgspec.json.Decoder(allowed)
+        self._decode = decoder.decode
+        self._decode_lines = decoder.decode_lines
         self._known = {struct.__struct_config__.tag for struct in allowed.__args__}
+        self._maximum = max_message
 
     def text(self, payload: bytes) -> list[Any]:
         """Decode the payload of a text frame, which the transport has checked for UTF-8.
 
-        Returns the messages in order, with a `Malformed` in the place of each line that is none.
+        Returns one item for each line of the payload, in order: the message, or a `Malformed`.
         """
-        if b"\n" not in payload:
-            return [self.line(payload)]
-        if payload.count(b"\n") >= limits.MAX_BATCH:
+        newlines = payload.count(b"\n")
+        if not newlines:
+            # Depth is at most the number of opening brackets.
+            if len(payload) <= _SHALLOW or payload.count(b"{") + payload.count(b"[") <= limits.MAX_DEPTH:
+                try:
+                    message = self._decode(payload)
+                except msgspec.DecodeError:
+                    return [self._line(payload)]
+                if len(payload) > self._maximum:
+                    return [self._too_large(message)]
+                if type(message) in CARRIER_TYPES and message.binary:
+                    return [_STRAY_BINARY]
+                return [message]
+            return [self._line(payload)]
+        if newlines >= limits.MAX_BATCH:
             return [Malformed(ErrorCode.LIMIT, f"more than {limits.MAX_BATCH} messages in one frame")]
-        line = self.line
+        # All lines in one call, where every newline is certain to stand between two messages: in JSON
+        # a `{` follows a `}` nowhere but at the top level.
+        if (
+            payload.count(b"}\n{") == newlines
+            and len(payload) <= self._maximum
+            and payload.count(b"{") + payload.count(b"[") - newlines <= limits.MAX_DEPTH
+        ):
+            try:
+                messages = self._decode_lines(payload)
+            except msgspec.DecodeError:
+                messages = []
+            if len(messages) == newlines + 1:
+                for index, message in enumerate(messages):
+                    if type(message) in CARRIER_TYPES and message.binary:
+                        messages[index] = _STRAY_BINARY
+                return messages
+        line = self._line
         return [line(part) for part in payload.split(b"\n")]
 
-    def line(self, line: bytes) -> Any:
-        """Decode one message."""
-        if len(line) > limits.MAX_MESSAGE:
-            return Malformed(ErrorCode.TOO_LARGE, f"a message has at most {limits.MAX_MESSAGE} bytes")
+    def _line(self, line: bytes) -> Any:
         if line.count(b"{") + line.count(b"[") > limits.MAX_DEPTH and depth(line) > limits.MAX_DEPTH:
             return Malformed(ErrorCode.MALFORMED, f"nested deeper than {limits.MAX_DEPTH}")
         try:
@@ -90,14 +127,17 @@ class Decoder:
             return self._explain(line, error)
         except msgspec.DecodeError as error:
             return Malformed(ErrorCode.MALFORMED, f"not JSON: {error}")
+        if len(line) > self._maximum:
+            return self._too_large(message)
         if type(message) in CARRIER_TYPES and message.binary:
-            return Malformed(ErrorCode.MALFORMED, "binary data travels in a binary frame")
+            return _STRAY_BINARY
         return message
+
+    def _too_large(self, message: Message | None) -> Malformed:
+        return Malformed(ErrorCode.TOO_LARGE, f"a message has at most {self._maximum} bytes", message)
 
     def binary(self, payload: bytes) -> list[Any]:
         """Decode the payload of a binary frame: a header line, a newline, raw bytes."""
-        if len(payload) > limits.MAX_MESSAGE:
-            return [Malformed(ErrorCode.TOO_LARGE, f"a message has at most {limits.MAX_MESSAGE} bytes")]
         end = payload.find(b"\n")
         if end < 0:
             return [Malformed(ErrorCode.MALFORMED, "a binary frame is a header line, a newline, bytes")]
@@ -114,6 +154,8 @@ class Decoder:
             return [Malformed(ErrorCode.MALFORMED, f"not JSON: {error}")]
         if type(message) not in CARRIER_TYPES or not message.binary or bytes(message.data):
             return [Malformed(ErrorCode.MALFORMED, 'a binary frame carries one message with "binary":true')]
+        if len(payload) > self._maximum:
+            return [self._too_large(message)]
         message.data = Raw(payload[end + 1 :])
         return [message]
 

@@ -5,8 +5,8 @@ message with `"binary":true` instead of `data` on its first line, and the data, 
 newline. `type` names the struct. Unknown fields are ignored. Times are milliseconds, integers lie in
 0 … 2⁵³−1.
 
-`to` is set by a client and `from` (here `sender`) by the server, never both: the server takes `to`
-off, and a client's `from` is refused. `ALLOWED` says which types may arrive where.
+`to` is set by a client and `from` (here `sender`) by the server, which refuses a client's `from`.
+`ALLOWED` says which types may arrive where.
 """
 
 from typing import Annotated, Any, Final
