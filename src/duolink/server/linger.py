@@ -35,9 +35,9 @@ class Linger(asyncio.BufferedProtocol):
         if transport is None:
             return
         transport.set_protocol(self)
+        transport.resume_reading()  # it may have been paused, and the peer's end is to be seen
         if transport.can_write_eof():
             transport.write_eof()
-            transport.resume_reading()
         else:  # TLS has no half-close: close_notify goes out, and its transport lingers by itself
             transport.close()
 
