@@ -52,9 +52,13 @@ class _Head(msgspec.Struct):
     type: str
 
 
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
+# An unterminated string is one, too; possessive, so that no input makes it slow.
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _BRACKET: Final = re.compile(rb"[\[\]{}]")
-_SHALLOW: Final = 2 * (limits.MAX_DEPTH + 1) + len('"type":"ping","":')
+_LINE_DEPTH: Final = limits.MAX_DEPTH + 1
+"""Nesting of a line: its data, within the message."""
+
+_SHALLOW: Final = 2 * (_LINE_DEPTH + 1) + len('"type":"ping","":')
 """Bytes below which no message has room to nest too deep."""
 
 _NEWLINES: Final = re.compile(rb"[\r\n]")
@@ -79,14 +83,17 @@ class Decoder:
         self._maximum = max_message
 
     def text(self, payload: bytes) -> list[Any]:
-        """Decode the payload of a text frame, which the transport has checked for UTF-8.
+        """Decode the payload of a text frame.
 
-        Returns one item for each line of the payload, in order: the message, or a `Malformed`.
+        Returns one item for each line of the payload, in order: the message, or a `Malformed`. One
+        `Malformed` for the whole payload, if it is not UTF-8 or has too many lines.
         """
+        if not (payload.isascii() or is_utf8(payload)):
+            return [Malformed(ErrorCode.MALFORMED, "not UTF-8")]
         newlines = payload.count(b"\n")
         if not newlines:
             # Depth is at most the number of opening brackets.
-            if len(payload) <= _SHALLOW or payload.count(b"{") + payload.count(b"[") <= limits.MAX_DEPTH:
+            if len(payload) <= _SHALLOW or payload.count(b"{") + payload.count(b"[") <= _LINE_DEPTH:
                 try:
                     message = self._decode(payload)
                 except msgspec.DecodeError:
@@ -104,7 +111,7 @@ class Decoder:
         if (
             payload.count(b"}\n{") == newlines
             and len(payload) <= self._maximum
-            and payload.count(b"{") + payload.count(b"[") - newlines <= limits.MAX_DEPTH
+            and payload.count(b"{") + payload.count(b"[") - newlines <= _LINE_DEPTH
         ):
             try:
                 messages = self._decode_lines(payload)
@@ -119,7 +126,7 @@ class Decoder:
         return [line(part) for part in payload.split(b"\n")]
 
     def _line(self, line: bytes) -> Any:
-        if line.count(b"{") + line.count(b"[") > limits.MAX_DEPTH and depth(line) > limits.MAX_DEPTH:
+        if line.count(b"{") + line.count(b"[") > _LINE_DEPTH and depth(line) > _LINE_DEPTH:
             return Malformed(ErrorCode.MALFORMED, f"nested deeper than {limits.MAX_DEPTH}")
         try:
             message = self._decode(line)
@@ -244,9 +251,15 @@ def encode_json(value: Any) -> Raw:
 
 
 def decode_json(data: Raw) -> Any:
-    """Decode received `data` into plain Python values. Absent data is None."""
+    """Decode received `data` into plain Python values. Absent data is None.
+
+    Raises `DataError` for JSON that Python has no value for, such as 1e999.
+    """
     body = bytes(data)
-    return _any_decoder.decode(body) if body else None
+    try:
+        return _any_decoder.decode(body) if body else None
+    except msgspec.DecodeError as error:
+        raise DataError(str(error)) from None
 
 
 def is_id(name: str, maximum: int) -> bool:

@@ -5,7 +5,7 @@ the highest up to which it has finished with everything. What comes early is hel
 """
 
 from math import inf
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from duolink.protocol import limits
 from duolink.protocol.codes import LossReason
@@ -29,6 +29,10 @@ class Lost(NamedTuple):
     reason: str
 
 
+MAX_LOST: Final = 1024
+"""Lost ranges a receiver remembers until `base` has passed them; as many as an `ack` may list."""
+
+
 class BeyondCredit(Exception):
     """A number beyond the window granted: a protocol error on a path whose credit the receiver grants."""
 
@@ -40,6 +44,7 @@ class Inbound:
         "_ask",
         "_done",
         "_held",
+        "_held_bytes",
         "_lost",
         "_pull_wait",
         "_unacknowledged",
@@ -51,16 +56,19 @@ class Inbound:
         "run",
         "want",
         "window",
+        "window_bytes",
     )
 
-    def __init__(self, lane: str, run: int, base: int, window: int) -> None:
-        self.lane, self.run, self.window = lane, run, window
+    def __init__(self, lane: str, run: int, base: int, window: int, window_bytes: int) -> None:
+        self.lane, self.run = lane, run
+        self.window, self.window_bytes = window, window_bytes
         self.expected = base
         self.finished = base - 1
         self.ack_at = inf  # when an acknowledgement is due
         self.pull_at = inf  # when the hole is asked for
         self.want = False
         self._held: dict[int, LinkMessage | Skip] = {}
+        self._held_bytes = 0
         self._done: set[int] = set()
         self._lost: list[LostRange] = []
         self._ask = 0  # an acknowledgement is wanted once this number is finished
@@ -69,12 +77,12 @@ class Inbound:
 
     # --- what comes --------------------------------------------------------------------------
 
-    def message(self, message: LinkMessage, now: float, limit: int | None = None) -> list[Received | Lost]:
+    def message(self, message: LinkMessage, now: float, *, granting: bool = False) -> list[Received | Lost]:
         """Take a message. Returns what the application gets now, in order: nothing for a repeat or
         what lies beyond a hole.
 
-        `limit` is the highest number granted on the path it came by; beyond it `BeyondCredit` is
-        raised. Without one, what lies beyond the window is dropped: it comes again.
+        `granting`: it came by a path whose credit this receiver grants, and a number beyond it raises
+        `BeyondCredit`. Elsewhere, what lies beyond the window is dropped: it comes again.
         """
         seq = message.seq
         if seq == self.expected and not self._held and message.base <= seq:
@@ -82,22 +90,27 @@ class Inbound:
             self._forget_lost(message.base)
             self._count(seq, message.ask, now)
             return [Received(self.lane, message)]
-        if not self._admit(seq, limit):
-            return []
+        admitted = self._admit(seq, message.base, granting)
         items = self._rebase(message.base)
         if seq < self.expected or seq in self._held:
             self.ack_at = now  # a repeat: its sender has not heard of the first
-            return items
+            return items + self._release(now)
+        size = len(bytes(message.data))
+        crowded = seq > self.expected and self._held_bytes + size > self.window_bytes
+        if crowded or not admitted:
+            return items + self._release(now)
         self._held[seq] = message
+        self._held_bytes += size
         self._count(seq, message.ask, now)
         return items + self._release(now)
 
-    def skip(self, skip: Skip, now: float, limit: int | None = None) -> list[Received | Lost]:
+    def skip(self, skip: Skip, now: float, *, granting: bool = False) -> list[Received | Lost]:
         """Take numbers that will not come. Those that have come already stay what they are."""
         last = min(skip.last, skip.seq + self.window)  # no sender skips more than its window at once
-        if not self._admit(last, limit):
-            return []
+        admitted = self._admit(last, skip.base, granting)
         items = self._rebase(skip.base)
+        if not admitted or len(self._lost) >= MAX_LOST:
+            return items + self._release(now)
         for seq in range(max(skip.seq, self.expected), last + 1):
             self._held.setdefault(seq, skip)
         self.ack_at = now
@@ -121,10 +134,11 @@ class Inbound:
             items += self._release(0.0)
         return items
 
-    def _admit(self, seq: int, limit: int | None) -> bool:
-        if limit is not None and seq > limit:
+    def _admit(self, seq: int, base: int, granting: bool) -> bool:
+        limit = max(self.finished, base - 1) + self.window
+        if granting and seq > limit:
             raise BeyondCredit(f"number {seq} of lane {self.lane} is beyond {limit}")
-        return seq < self.expected + 2 * self.window
+        return seq < max(self.expected, base) + self.window
 
     def _rebase(self, base: int) -> list[Received | Lost]:
         self._forget_lost(base)
@@ -164,11 +178,16 @@ class Inbound:
         held = self._held.pop(seq)
         self.expected = seq + 1
         if isinstance(held, LinkMessage):
+            self._held_bytes -= len(bytes(held.data))
             return [Received(self.lane, held)]
         return [self._lose(seq, seq, held.reason)]
 
     def _lose(self, first: int, last: int, reason: str) -> Lost:
-        self._lost.append(LostRange(first, last, reason))
+        before = self._lost[-1] if self._lost else None
+        if before is not None and before.last == first - 1 and before.reason == reason:
+            self._lost[-1] = LostRange(before.first, last, reason)
+        else:
+            self._lost.append(LostRange(first, last, reason))
         self.expected = last + 1
         self._done.update(range(first, last + 1))
         self._settle()

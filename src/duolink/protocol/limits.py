@@ -88,8 +88,9 @@ PUBLISH_KEY_LIFE: Final = 300.0
 MAX_HISTORY_PAGE: Final = 1000
 """Publications of one history answer."""
 
-MAX_LINKS: Final = 4096
-"""Links one client keeps. A stranger's first message makes one; idle ones make room."""
+MAX_LINKS: Final = 16384
+"""Links one client keeps in one run: a few KiB each, for what it has numbered and taken must not be
+forgotten. A stranger's first message makes one; beyond the bound strangers are not heard."""
 
 MAX_PENDING: Final = 1024
 """Commands of one client without an answer yet."""

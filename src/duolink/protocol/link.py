@@ -79,12 +79,13 @@ Event = Received | Lost | Settled | Stored | PeerChanged | PathFailed
 class _Sending:
     """An outbound lane and how far it has been sent on each path."""
 
-    __slots__ = ("cursors", "held_until", "outbound", "probe_at", "probe_wait", "top")
+    __slots__ = ("cursors", "held", "held_until", "outbound", "probe_at", "probe_wait", "top")
 
     def __init__(self, outbound: Outbound) -> None:
         self.outbound = outbound
         self.cursors: dict[str, int] = {}  # path → next number to send
-        self.held_until = 0.0  # the server said wait: nothing goes there before
+        self.held = 0  # the server said wait for this number: nothing goes there …
+        self.held_until = 0.0  # … before this time
         self.probe_at = inf
         self.probe_wait = limits.PROBE_AFTER
         self.top = 0  # highest number sent on any path
@@ -100,6 +101,19 @@ class _Sending:
         """The server did not take `seq`: go on from there."""
         if SERVER in self.cursors:
             self.cursors[SERVER] = min(self.cursors[SERVER], seq)
+
+    def hold(self, seq: int, until: float) -> None:
+        """Send nothing to the server for a while, then go on from `seq`."""
+        self.back_to(seq)
+        self.held = min(self.held or seq, seq)
+        self.held_until = until
+
+    def release(self, now: float) -> None:
+        """The server may be sent to again; what then leaves is probed for in good time."""
+        if self.held_until:
+            self.held, self.held_until = 0, 0.0
+            self.probe_wait = limits.PROBE_AFTER
+            self.probe_at = now + self.probe_wait
 
 
 class Link:
@@ -121,6 +135,7 @@ class Link:
         self.state = PeerState.AWAY
         self.peer_process = 0  # the peer's run, as the server last told it
         self._connection: tuple[int, int] | None = None  # its generation and attachment
+        self._connections = 0  # to the server, so far
         self._opened = False  # the peer has acknowledged something of this run
         self._sending: dict[str, _Sending] = {}
         self._granted: dict[tuple[str, str], int] = {}  # (path, lane) → highest number the peer takes
@@ -196,10 +211,20 @@ class Link:
     def path_up(self, path: str, kind: PathKind, now: float) -> None:
         """A path is open (again): what the receiver has not got goes out on it, if it is chosen."""
         self.paths.open(path, kind, now)
+        if path == SERVER:
+            self._connections += 1
         for sending in self._sending.values():
             sending.rewind(path)
             if path == SERVER:
-                sending.held_until = 0.0
+                sending.release(now)
+
+    def resize(self, window: int, window_bytes: int) -> None:
+        """The server grants another credit than before; numbers already given stay."""
+        self.window, self.window_bytes = window, window_bytes
+        for sending in self._sending.values():
+            sending.outbound.window, sending.outbound.window_bytes = window, window_bytes
+        for inbound in self._inbound.values():
+            inbound.window, inbound.window_bytes = window, window_bytes
 
     def path_down(self, path: str) -> None:
         """A path is gone."""
@@ -212,10 +237,15 @@ class Link:
     def peer_changed(self, peer: Peer, now: float) -> None:
         """The server tells the peer's state. A new run closes the paths to the old process; a new
         connection may have lost what was under way to the earlier one."""
-        state = PeerState(peer.state)
+        try:
+            state = PeerState(peer.state)
+        except ValueError:
+            return  # a newer server's word
         restarted = bool(self.peer_process) and peer.run > self.peer_process
         if restarted:
             self._opened = False
+            for sending in self._sending.values():
+                sending.outbound.restart()
             for path in self.paths.names():
                 if path != SERVER:
                     self.fail(path, "the peer was replaced by a newer process")
@@ -229,7 +259,7 @@ class Link:
         for sending in self._sending.values():
             if connection != self._connection and (sending.held_until or self._connection is not None):
                 sending.rewind(SERVER)
-            sending.held_until = 0.0
+            sending.release(now)
         self._connection = connection
 
     # --- messages ----------------------------------------------------------------------------
@@ -263,14 +293,16 @@ class Link:
             return
         self._arrived[message.lane] = path
         try:
-            self._events += inbound.message(message, now, None if path == SERVER else inbound.limit)
+            self._events += inbound.message(message, now, granting=path != SERVER)
         except BeyondCredit as error:
             self.fail(path, str(error))
             return
         if message.ack_run and message.ack_run == self.run:
             sending = self._sending.get(message.lane)
             if sending is not None:
-                self._settled(sending, sending.outbound.acknowledge_cursor(message.ack_run, message.ack), now)
+                received = sending.outbound.received
+                settled = sending.outbound.acknowledge_cursor(message.ack_run, message.ack)
+                self._acknowledged(sending, settled, received, now)
 
     def _receive_control(self, message: Skip | Probe, path: str, now: float) -> None:
         inbound = self._receiving(message.run, message.base, message.lane, path)
@@ -282,7 +314,7 @@ class Link:
             return
         assert type(message) is Skip
         try:
-            self._events += inbound.skip(message, now, None if path == SERVER else inbound.limit)
+            self._events += inbound.skip(message, now, granting=path != SERVER)
         except BeyondCredit as error:
             self.fail(path, str(error))
 
@@ -299,14 +331,15 @@ class Link:
             self._peer_run = run
         inbound = self._inbound.get(lane)
         if inbound is None:
-            inbound = self._inbound[lane] = Inbound(lane, run, base, self.window)
+            inbound = self._inbound[lane] = Inbound(lane, run, base, self.window, self.window_bytes)
         return inbound
 
     def _receive_ack(self, ack: Ack, path: str, now: float) -> None:
         sending = self._sending.get(ack.lane)
         if sending is None or ack.run != self.run:
             return
-        self._settled(sending, sending.outbound.acknowledge(ack), now)
+        received = sending.outbound.received
+        self._acknowledged(sending, sending.outbound.acknowledge(ack), received, now)
         if ack.limit and path != SERVER:
             self._granted[path, ack.lane] = max(self._granted.get((path, ack.lane), 0), ack.limit)
         if ack.want:
@@ -317,9 +350,11 @@ class Link:
         if type(message) is Wait:
             sending = self._sending.get(message.lane)
             if sending is not None and message.run == self.run:
-                self._events += sending.outbound.dropped(message.seq, max(message.last, message.seq))
-                sending.held_until = now + HOLD
-                sending.back_to(message.seq)
+                last = max(message.last, message.seq)
+                settled, again = sending.outbound.dropped(message.seq, last, self._connections)
+                self._events += settled
+                if not again:
+                    sending.hold(message.seq, now + HOLD)
         elif type(message) is StoredMessage:
             sending = self._sending.get(message.lane)
             if sending is not None and message.run == self.run:
@@ -328,15 +363,21 @@ class Link:
         elif type(message) is Error and message.seq and message.run == self.run:
             sending = self._sending.get(message.lane or "messages")
             if sending is not None:
-                if message.code != ErrorCode.CREDIT:
+                if message.code == ErrorCode.CREDIT:
+                    sending.hold(message.seq, now + limits.PROBE_AFTER)
+                else:
                     self._events += sending.outbound.refuse(message.seq)
-                sending.back_to(message.seq)  # a skip takes the refused number's place
+                    sending.back_to(message.seq)  # a skip takes the refused number's place
         elif type(message) is Peer:
             self.peer_changed(message, now)
 
-    def _settled(self, sending: _Sending, settled: list[Settled], now: float) -> None:
-        self._opened = True
+    def _acknowledged(self, sending: _Sending, settled: list[Settled], received: int, now: float) -> None:
         self._events += settled
+        if not settled and sending.outbound.received == received:
+            return
+        self._opened = True
+        if sending.held and sending.outbound.received >= sending.held:
+            sending.release(now)
         self._progress(sending, now)
 
     def _progress(self, sending: _Sending, now: float) -> None:
@@ -412,7 +453,8 @@ class Link:
             if last < first:
                 continue
             sending.cursors[path] = last + 1
-            for message in outbound.transmit(first, last):
+            connection = self._connections if path == SERVER else 0
+            for message in outbound.transmit(first, last, connection):
                 if type(message) is LinkMessage:
                     if index and len(bytes(message.data)) > SMALL:
                         continue
@@ -425,8 +467,7 @@ class Link:
             self._probe(sending, ways, now)
 
     def _limit(self, path: str, outbound: Outbound) -> int:
-        granted = self._granted.get((path, outbound.lane))
-        return granted if granted is not None else outbound.base - 1 + self.window
+        return max(self._granted.get((path, outbound.lane), 0), outbound.base - 1 + self.window)
 
     def _probe(self, sending: _Sending, ways: tuple[str, ...], now: float) -> None:
         outbound = sending.outbound

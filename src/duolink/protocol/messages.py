@@ -317,12 +317,14 @@ class Subscribed(Message, tag="subscribed"):
     """From here on every publication after `offset` of `epoch` follows, in order and without a hole.
 
     When the position given could be served, `offset` is that position (the missed publications
-    follow) and `recovered` is true. Else `gap` says why and what is missing.
+    follow) and `recovered` is true. Else `gap` says why and what is missing. `id` is the `subscribe`
+    that began it, 0 for a hello.
     """
 
     channel: str
     epoch: str
     offset: Integer
+    id: Integer = 0
     recovered: bool = False
     gap: Gap | None = None
 

@@ -32,12 +32,14 @@ class Outgoing:
     __slots__ = (
         "ask",
         "binary",
+        "connection",
         "context",
         "copies",
         "data",
         "deadline",
         "expires",
         "failed",
+        "fresh",
         "reason",
         "reply",
         "request",
@@ -60,6 +62,8 @@ class Outgoing:
         self.ask = False
         self.context: Any = None
         self.copies = 0
+        self.connection = 0  # the server connection that `fresh` counts the copies of
+        self.fresh = 0
         self.stored = False
         self.reason = ""  # why it is skipped; empty: it is not
         self.told = False  # the application knows its end
@@ -168,7 +172,7 @@ class Outbound:
 
     def acknowledge_cursor(self, run: int, seq: int) -> list[Settled]:
         """Take a cursor that rode on a message: everything up to `seq` is delivered, nothing lost."""
-        if run != self.run or not self._entries or seq < self._entries[0].seq or seq >= self.next_seq:
+        if run != self.run or not self._entries or not self._entries[0].seq <= seq < self.next_seq:
             return []
         self.received = max(self.received, seq)
         return self._settle(seq, None)
@@ -196,21 +200,35 @@ class Outbound:
         first, self.stored = self.stored + 1, seq
         stored = []
         for entry in self.between(first, seq):
+            if entry.reason:
+                continue
             entry.stored = True
             self._unsafe_bytes -= entry.size
             entry.data, entry.size = Raw(b""), 0
             stored.append(Stored(entry))
         return stored
 
-    def dropped(self, first: int, last: int) -> list[Settled]:
-        """The server handed one copy of each of these numbers to nobody (`wait`)."""
+    def dropped(self, first: int, last: int, connection: int) -> tuple[list[Settled], bool]:
+        """The server handed one copy of each of these numbers to nobody (`wait`).
+
+        Returns what that settles, and whether a later copy of `first` is under way on this connection:
+        then the sender has been called back already, and the answer is an old one.
+        """
         settled: list[Settled] = []
+        again = False
         for entry in self.between(first, last):
             if entry.copies:
                 entry.copies -= 1
                 settled += self._conclude(entry)
+            if entry.connection == connection and entry.fresh:
+                entry.fresh -= 1
+                again = again or (entry.seq == first and entry.fresh > 0)
         self._advance()
-        return settled
+        return settled, again
+
+    def restart(self) -> None:
+        """Another process answers for the receiver: what the old one had received it does not have."""
+        self.received = self.base - 1
 
     def refuse(self, seq: int) -> list[Settled]:
         """The server will never take this number: it is skipped. The copy it refused went nowhere."""
@@ -270,9 +288,9 @@ class Outbound:
 
     # --- what leaves -------------------------------------------------------------------------
 
-    def transmit(self, first: int, last: int) -> Iterator[LinkMessage | Skip]:
+    def transmit(self, first: int, last: int, connection: int = 0) -> Iterator[LinkMessage | Skip]:
         """Yield what is to be sent of the numbers `first` … `last`, counting the copies. Stored
-        numbers are the mailbox's to send."""
+        numbers are the mailbox's to send. `connection` numbers the server connections."""
         run: list[Outgoing] = []
         for entry in self.between(first, last):
             if run and (entry.reason != run[0].reason or entry.stored):
@@ -280,10 +298,13 @@ class Outbound:
                 run = []
             if entry.stored:
                 continue
+            entry.copies += 1
+            if connection:
+                entry.fresh = entry.fresh + 1 if entry.connection == connection else 1
+                entry.connection = connection
             if entry.reason:
                 run.append(entry)
                 continue
-            entry.copies += 1
             yield LinkMessage(
                 run=self.run,
                 seq=entry.seq,
@@ -302,8 +323,6 @@ class Outbound:
             yield self._skips(run)
 
     def _skips(self, entries: list[Outgoing]) -> Skip:
-        for entry in entries:
-            entry.copies += 1
         return Skip(
             run=self.run,
             seq=entries[0].seq,

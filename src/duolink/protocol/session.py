@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Final
 
+from msgspec import UNSET
+
 from duolink.protocol import codec, limits
 from duolink.protocol.backoff import Backoff
 from duolink.protocol.codec import Malformed
-from duolink.protocol.codes import CloseCode, ErrorCode, may_reconnect
+from duolink.protocol.codes import CloseCode, may_reconnect
+from duolink.protocol.commands import Command, Commands
 from duolink.protocol.events import (
     TRANSITIONS,
     Action,
@@ -37,7 +40,6 @@ from duolink.protocol.messages import (
     Error,
     Goodbye,
     Hello,
-    History,
     HistoryPage,
     LinkMessage,
     Message,
@@ -45,11 +47,8 @@ from duolink.protocol.messages import (
     Ping,
     Pong,
     PresenceList,
-    PresenceQuery,
     Probe,
     Publication,
-    Publish,
-    Refresh,
     Refreshed,
     Signal,
     Skip,
@@ -82,18 +81,15 @@ class NotOnlineYet(Exception):
     """A client that was never online has no run, hence no numbers to give."""
 
 
-class TooManyCommands(Exception):
-    """`limits.MAX_PENDING` commands have no answer yet."""
+class TooManyLinks(Exception):
+    """`limits.MAX_LINKS` links are there already."""
 
 
-class _Command:
-    __slots__ = ("context", "message", "page", "publications", "since")
+NO_CODE: Final = 1005
+"""What a WebSocket reports for a close frame without a code (RFC 6455 §7.1.5)."""
 
-    def __init__(self, message: Any, since: float, context: Any) -> None:
-        self.message, self.since, self.context = message, since, context
-        self.page: HistoryPage | None = None
-        self.publications: list[Publication] = []
-
+SHORTEST_BEAT: Final = 0.1
+"""Seconds below which no server may make its clients ping or wait."""
 
 _TO_LINK: Final = frozenset({LinkMessage, Ack, Skip, Probe})
 _VERDICTS: Final = frozenset({Wait, Stored})
@@ -131,11 +127,13 @@ class Session:
         self._hello_by = inf
         self._heartbeat: Heartbeat | None = None
         self._watch_changed = False
-        self._commands: dict[int, _Command] = {}
+        self.commands = Commands()
         self._next_id = 1
         self._pings = 0
         self._not_before = 0.0  # seconds the server asked to wait at least, on the next reconnect
         self._spread = 0.0
+        self._earliest = 0.0  # the next attempt is not to come before
+        self._goodbye = 0  # the code of the server's goodbye
         self._refusal = ""
         self._touched: set[Link] = set()
         self._out: list[Message] = []
@@ -152,7 +150,8 @@ class Session:
     def link(self, peer: str) -> Link:
         """The link to a peer, made when it is not there.
 
-        Raises `NotOnlineYet` before the first welcome, `ValueError` for what cannot be a client.
+        Raises `NotOnlineYet` before the first welcome, `ValueError` for what cannot be a client,
+        `TooManyLinks`.
         """
         link = self.links.get(peer)
         if link is not None:
@@ -162,7 +161,7 @@ class Session:
         if self.welcome is None:
             raise NotOnlineYet("a link needs a client that has been online")
         if len(self.links) >= limits.MAX_LINKS:
-            self._evict()
+            raise TooManyLinks(f"at most {limits.MAX_LINKS} links")
         maximum = self.welcome.limits
         link = Link(peer, self.run, window=maximum.window, window_bytes=maximum.window_bytes)
         if self._online:
@@ -186,22 +185,15 @@ class Session:
             self.watched.discard(peer)
             self._watch_changed = True
 
-    def command(self, message: Publish | History | PresenceQuery | Refresh, context: Any, now: float) -> None:
+    def command(self, message: Command, context: Any, now: float) -> None:
         """Give a command; `Answered` follows, over as many connections as it takes. A publish needs a key.
 
         Raises `TooManyCommands`.
         """
-        if len(self._commands) >= limits.MAX_PENDING:
-            raise TooManyCommands(f"{limits.MAX_PENDING} commands have no answer yet")
         message.id = self._id()
-        self._commands[message.id] = _Command(message, now, context)
+        self.commands.add(message, context)
         if self._online:
-            self._out.append(message)
-
-    def forget(self, context: Any) -> None:
-        """Nobody waits for this command's answer any more."""
-        for number in [number for number, command in self._commands.items() if command.context is context]:
-            del self._commands[number]
+            self._out += self.commands.send(now, message.id)
 
     def send(self, message: Signal | Ephemeral) -> bool:
         """Send at most once: now, or not at all. Returns whether it was sent."""
@@ -235,7 +227,13 @@ class Session:
             hello.subscriptions = self.subscriptions.hello()
         if self.watched or self.welcome is not None:
             hello.watch = sorted(self.watched)
-        self._watch_changed = False
+        # What makes a hello too large for one message is said after the welcome.
+        self._watch_changed = len(codec.encode(hello)) > limits.MAX_MESSAGE
+        if self._watch_changed:
+            hello.watch = UNSET
+            if len(codec.encode(hello)) > limits.MAX_MESSAGE:
+                hello.subscriptions = []
+                self.subscriptions.forget_asked()
         self._out.append(hello)
 
     def lost(self, code: int, reason: str, now: float) -> None:
@@ -255,6 +253,9 @@ class Session:
             if now - self._online_since >= limits.STABLE_AFTER:
                 self._backoff.reset()
         refusal, self._refusal = self._refusal, ""
+        if code in (CloseCode.ABNORMAL, NO_CODE) and self._goodbye:
+            code = self._goodbye
+        self._goodbye = 0
         if not may_reconnect(code):
             self._end(StateChanged(State.CLOSED, code, reason, refusal))
             return
@@ -263,16 +264,16 @@ class Session:
             return
         if self.state is State.ONLINE:
             self._change(State.RECONNECTING, code, reason)
-        delay = max(self._backoff.next(self._random()), self._not_before, self._random() * self._spread)
+        self._earliest = now + max(self._not_before, self._random() * self._spread)
         self._not_before = self._spread = 0.0
-        self._open_at = now + delay
+        self._open_at = max(now + self._backoff.next(self._random()), self._earliest)
 
     def network_changed(self, now: float) -> None:
         """The platform says the network is back or another one: do not wait for timers."""
         if self._heartbeat is not None:
             self._heartbeat.suspect(now)
         elif self._open_at < inf:
-            self._open_at = now
+            self._open_at = max(now, self._earliest)
 
     def alive(self, now: float) -> None:
         """The transport saw a control frame."""
@@ -285,7 +286,8 @@ class Session:
             self._heartbeat.alive(now)
         messages = codec.SERVER.binary(payload) if binary else codec.SERVER.text(payload)
         for message in messages:
-            self._receive(message, now)
+            if self._transport:
+                self._receive(message, now)
 
     def path_up(self, peer: str, path: str, kind: PathKind, now: float) -> None:
         """A data channel to a peer is open: one more path of its link. Names are the driver's."""
@@ -326,6 +328,7 @@ class Session:
             self._welcomed(message, now)
         elif kind is Goodbye:
             self._spread = message.spread / 1000
+            self._goodbye = message.code
         elif kind is Error:
             self._error(message, now)
         elif kind is Ping:
@@ -337,13 +340,13 @@ class Session:
         elif kind is Malformed:
             self._events.append(ProtocolTrouble(message.code, message.reason))
         elif kind in _ANSWERS:
-            self._answer(message.id, message)
+            self._answered(self.commands.answer(message.id, message))
         elif kind is HistoryPage:
-            self._history_page(message)
+            self._answered(self.commands.page(message))
         elif kind is Publication and message.page:
-            self._history_entry(message)
+            self._answered(self.commands.entry(message))
         elif kind is PresenceList and message.id:
-            self._answer(message.id, message)
+            self._answered(self.commands.answer(message.id, message))
         else:
             event = self.subscriptions.receive(message)
             if event is not None:
@@ -363,26 +366,26 @@ class Session:
         self._hello_by = self._lost_at = inf
         self._spread = welcome.reconnect_spread / 1000
         beat = welcome.heartbeat
-        pace = Pace(beat.interval / 1000, min(beat.timeout, beat.interval) / 1000, max(beat.misses, 1))
-        self._heartbeat = Heartbeat(pace, now)
+        interval = max(beat.interval / 1000, SHORTEST_BEAT)
+        timeout = min(max(beat.timeout / 1000, SHORTEST_BEAT), interval)
+        self._heartbeat = Heartbeat(Pace(interval, timeout, max(beat.misses, 1)), now)
+        self.subscriptions.maximum = welcome.limits.subscriptions
         for link in self.links.values():
+            link.resize(welcome.limits.window, welcome.limits.window_bytes)
             link.path_up(SERVER, PathKind.SERVER, now)
             self._touched.add(link)
-        for command in self._commands.values():
-            if type(command.message) is Publish:
-                command.message.age = max(int((now - command.since) * 1000), 1)
-            command.page, command.publications = None, []
-            self._out.append(command.message)
+        self._out += self.commands.send(now)
         self._change(State.ONLINE)
 
     def _to_link(self, peer: str, message: Message, now: float) -> None:
         link = self.links.get(peer)
         if link is None:
-            if type(message) not in _TO_LINK or type(message) is Ack:
+            watched = type(message) is Peer and peer in self.watched
+            if not watched and (type(message) not in _TO_LINK or type(message) is Ack):
                 return
             try:
                 link = self.link(peer)
-            except (ValueError, NotOnlineYet) as error:
+            except (ValueError, TooManyLinks) as error:
                 self._events.append(ProtocolTrouble("peer", str(error)))
                 return
         link.receive(message, SERVER, now)
@@ -392,10 +395,8 @@ class Session:
         if error.fatal:
             self._refusal = error.code
             self._not_before = error.retry_after / 1000
-        elif error.id and error.id in self._commands:
-            if error.code in (ErrorCode.UNAVAILABLE, ErrorCode.OVERLOADED) and error.retry_after:
-                return  # asked again at the next hello; a driver's own deadline ends it sooner
-            self._answer(error.id, error)
+        elif error.id in self.commands:
+            self._answered(self.commands.answer(error.id, error))
         elif error.channel:
             event = self.subscriptions.receive(error)
             if event is not None:
@@ -405,26 +406,9 @@ class Session:
         else:
             self._events.append(ProtocolTrouble(error.code, error.message))
 
-    def _answer(self, number: int, answer: Message) -> None:
-        command = self._commands.pop(number, None)
-        if command is not None:
-            self._events.append(Answered(command.context, answer, tuple(command.publications)))
-
-    def _history_page(self, page: HistoryPage) -> None:
-        command = self._commands.get(page.id)
-        if command is None:
-            return
-        command.page = page
-        if not page.count:
-            self._answer(page.id, page)
-
-    def _history_entry(self, publication: Publication) -> None:
-        command = self._commands.get(publication.page)
-        if command is None or command.page is None:
-            return
-        command.publications.append(publication)
-        if len(command.publications) == command.page.count:
-            self._answer(publication.page, command.page)
+    def _answered(self, answered: Answered | None) -> None:
+        if answered is not None:
+            self._events.append(answered)
 
     # --- time, and what leaves -----------------------------------------------------------------
 
@@ -522,15 +506,5 @@ class Session:
             self._events += [FromLink(link.peer, event) for event in link.events()]
             lost = link.abandon(change.error or "closed")
             self._events += [FromLink(link.peer, event) for event in lost]
-        for command in self._commands.values():
-            answer = Error(code="closed", message=change.reason or "the client was closed")
-            self._events.append(Answered(command.context, answer))
-        self._commands.clear()
+        self._events += self.commands.abandon(change.reason)
         self._events.append(change)
-
-    def _evict(self) -> None:
-        for peer, link in self.links.items():
-            if link.idle and peer not in self.watched:
-                del self.links[peer]
-                return
-        raise ValueError(f"{limits.MAX_LINKS} links are busy")

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from duolink.protocol import codec, limits
 from duolink.protocol.messages import (
     Error,
     Gap,
@@ -55,11 +56,16 @@ ChannelEvent = ChannelJoined | ChannelRefused | Published | PresenceChanged
 
 
 class _Subscription:
-    __slots__ = ("epoch", "joined", "offset", "presence")
+    __slots__ = ("asked", "epoch", "joined", "offset", "presence")
 
     def __init__(self, epoch: str, offset: int, presence: bool) -> None:
         self.epoch, self.offset, self.presence = epoch, offset, presence
         self.joined = False
+        self.asked = -1  # the id of the command (0: hello) whose answer counts; -1: not asked yet
+
+
+class TooManySubscriptions(Exception):
+    """The server takes no more channels of one client."""
 
 
 class Subscriptions:
@@ -69,14 +75,14 @@ class Subscriptions:
     position, so that the server closes the hole or names it.
     """
 
-    __slots__ = ("_awaited", "_rejoin", "_sent", "_wanted", "changed")
+    __slots__ = ("_rejoin", "_sent", "_wanted", "changed", "maximum")
 
     def __init__(self) -> None:
         self._wanted: dict[str, _Subscription] = {}
         self._sent: set[str] = set()  # the set as the server last heard it
         self._rejoin: set[str] = set()
-        self._awaited: dict[str, int] = {}  # answers still to come; only a channel's last one counts
         self.changed = False
+        self.maximum = limits.MAX_SUBSCRIPTIONS
 
     def __contains__(self, channel: str) -> bool:
         return channel in self._wanted
@@ -85,7 +91,14 @@ class Subscriptions:
         return len(self._wanted)
 
     def want(self, channel: str, *, epoch: str = "", offset: int = 0, presence: bool = False) -> None:
-        """Subscribe, from a position or from now on."""
+        """Subscribe, from a position or from now on.
+
+        Raises `ValueError` for what cannot be a channel, `TooManySubscriptions`.
+        """
+        if not codec.is_id(channel, limits.MAX_CHANNEL):
+            raise ValueError(f"{channel!r} cannot be a channel")
+        if channel not in self._wanted and len(self._wanted) >= self.maximum:
+            raise TooManySubscriptions(f"at most {self.maximum} channels")
         self._wanted[channel] = _Subscription(epoch, offset, presence)
         if channel in self._sent:
             self._rejoin.add(channel)
@@ -106,10 +119,17 @@ class Subscriptions:
         self.changed = False
         self._rejoin.clear()
         self._sent = set(self._wanted)
-        self._awaited = dict.fromkeys(self._wanted, 1)
         for subscription in self._wanted.values():
             subscription.joined = False
+            subscription.asked = 0
         return self._positions(self._wanted)
+
+    def forget_asked(self) -> None:
+        """The hello could not carry the set: it is yet to be said."""
+        self._sent.clear()
+        for subscription in self._wanted.values():
+            subscription.asked = -1
+        self.changed = True
 
     def commands(self, next_id: int) -> list[Subscribe]:
         """The commands that tell the server of the change: one, or two when a channel must be given up
@@ -123,10 +143,11 @@ class Subscriptions:
             kept = [channel for channel in self._wanted if channel in self._sent and channel not in rejoin]
             commands.append(Subscribe(id=next_id, channels=self._positions(kept)))
             self._sent = set(kept)
-        for channel in self._wanted:
+        final = next_id + len(commands)
+        for channel, subscription in self._wanted.items():
             if channel not in self._sent:
-                self._awaited[channel] = self._awaited.get(channel, 0) + 1
-        commands.append(Subscribe(id=next_id + len(commands), channels=self._positions(self._wanted)))
+                subscription.asked = final
+        commands.append(Subscribe(id=final, channels=self._positions(self._wanted)))
         self._sent = set(self._wanted)
         self._rejoin.clear()
         return commands
@@ -153,7 +174,7 @@ class Subscriptions:
         if type(message) is Unsubscribed:
             return self._unsubscribed(message)
         if type(message) is Error:
-            return self._refused(message.channel, message.code, message.message)
+            return self._refused(message)
         return None
 
     def _publication(self, publication: Publication) -> Published | None:
@@ -161,54 +182,50 @@ class Subscriptions:
         if subscription is None or not subscription.joined or publication.offset <= subscription.offset:
             return None
         if publication.offset != subscription.offset + 1:
-            self.want(
-                publication.channel,
-                epoch=subscription.epoch,
-                offset=subscription.offset,
-                presence=subscription.presence,
-            )
+            self._again(publication.channel, subscription)
             return None
         subscription.offset = publication.offset
         return Published(publication.channel, publication)
 
-    def _answered(self, channel: str) -> _Subscription | None:
-        left = self._awaited.pop(channel, 0) - 1
-        if left > 0:
-            self._awaited[channel] = left
+    def _asked(self, channel: str, number: int) -> _Subscription | None:
+        subscription = self._wanted.get(channel)
+        if subscription is None or subscription.joined or subscription.asked != number:
             return None
-        return self._wanted.get(channel)
+        return subscription
 
     def _subscribed(self, message: Subscribed) -> ChannelJoined | None:
-        subscription = self._answered(message.channel)
+        subscription = self._asked(message.channel, message.id)
         if subscription is None:
             return None
         subscription.joined = True
         subscription.epoch, subscription.offset = message.epoch, message.offset
         return ChannelJoined(message.channel, message.epoch, message.offset, message.recovered, message.gap)
 
-    def _refused(self, channel: str, code: str, reason: str) -> ChannelRefused | None:
-        if self._answered(channel) is None:
+    def _refused(self, error: Error) -> ChannelRefused | None:
+        if self._asked(error.channel, error.id) is None:
             return None
-        self._forget(channel)
-        return ChannelRefused(channel, code, reason)
+        self._forget(error.channel)
+        return ChannelRefused(error.channel, error.code, error.message)
 
     def _unsubscribed(self, message: Unsubscribed) -> ChannelRefused | None:
         subscription = self._wanted.get(message.channel)
         if subscription is None:
             return None
         if message.resubscribe:
-            self._sent.discard(message.channel)
-            self.want(
-                message.channel,
-                epoch=subscription.epoch,
-                offset=subscription.offset,
-                presence=subscription.presence,
-            )
+            self._again(message.channel, subscription)
             return None
         self._forget(message.channel)
         return ChannelRefused(message.channel, message.code, "the server ended the subscription")
 
+    def _again(self, channel: str, subscription: _Subscription) -> None:
+        self.want(
+            channel,
+            epoch=subscription.epoch,
+            offset=subscription.offset,
+            presence=subscription.presence,
+        )
+
     def _forget(self, channel: str) -> None:
         del self._wanted[channel]
-        self._sent.discard(channel)
         self._rejoin.discard(channel)
+        self.changed = True  # what is under way may have it begin again
