@@ -1,0 +1,549 @@
+"""Channels: who subscribes, who is present, and how a publication reaches everyone.
+
+A publication is appended to the log first; when that completes it is encoded once, framed once per kind
+of wire, and written to every live subscriber. A subscription that is not live yet (its channel is
+being opened, or it recovers, see `recovery`) is a member without being in `live`.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Raw
+
+from duolink.engines.base import Appended, Draft, Entry, Failure, Log, Retention, Top, Unknown
+from duolink.protocol import limits
+from duolink.protocol.codec import encode, encode_binary, is_id
+from duolink.protocol.codes import ErrorCode
+from duolink.protocol.messages import (
+    NO_DATA,
+    Ephemeral,
+    Gap,
+    Join,
+    Leave,
+    Message,
+    Position,
+    PresenceList,
+    PresenceQuery,
+    Publication,
+    Publish,
+    Published,
+    Subscribe,
+    Subscribing,
+    Unsubscribed,
+)
+from duolink.server.recovery import Recoveries, Recovery
+from duolink.server.registry import Session
+from duolink.server.timers import SLICE
+
+if TYPE_CHECKING:
+    from duolink.server.connection import Connection
+    from duolink.server.node import Node
+
+MAX_IN_FLIGHT: Final = 128
+"""Commands of one connection that wait for the engine; more are answered `overloaded`."""
+
+MAX_PENDING: Final = 1000
+"""Publications collected for one write: below `limits.MAX_BATCH`."""
+
+MAX_PENDING_BYTES: Final = limits.MAX_MESSAGE
+"""Bytes of them: two messages of the largest size stay far below `limits.MAX_PAYLOAD`."""
+
+MAX_FANOUTS: Final = 16
+"""Writes to a large channel that may be under way in slices; a publisher who is faster waits for them."""
+
+PRESENCE_BYTES: Final = limits.MAX_MESSAGE - 1024
+"""Bytes of client ids in one `presence_list`; it names the first that fit."""
+
+
+class Subscription:
+    """A session's membership in a channel. Survives a lost connection, except for its being live."""
+
+    __slots__ = ("active", "channel", "presence", "session")
+
+    def __init__(self, channel: "Channel", session: Session, presence: bool) -> None:
+        self.channel, self.session, self.presence = channel, session, presence
+        self.active = True
+
+
+class Line:
+    """One publication, encoded: a line of a text payload, or a whole binary payload."""
+
+    __slots__ = ("binary", "data", "offset")
+
+    def __init__(self, channel: str, entry: Entry, page: int = 0) -> None:
+        publication = Publication(
+            channel=channel,
+            offset=entry.offset,
+            sender=entry.sender,
+            time=entry.time,
+            page=page,
+            binary=entry.binary,
+            data=Raw(entry.data) if entry.data else NO_DATA,
+        )
+        self.offset = entry.offset
+        self.binary = entry.binary
+        self.data = encode_binary(publication) if entry.binary else encode(publication)
+
+
+class FanOut:
+    """Lines on their way to more subscribers than one slice holds."""
+
+    __slots__ = ("done", "lines", "targets")
+
+    def __init__(self, lines: list[Line], targets: "list[tuple[Connection, Subscription]]") -> None:
+        self.lines, self.targets = lines, targets
+        self.done = 0
+
+
+class Channel:
+    """One channel on this node, from its first member to its last."""
+
+    __slots__ = (
+        "early",
+        "epoch",
+        "fanouts",
+        "live",
+        "members",
+        "name",
+        "offset",
+        "opening",
+        "pending",
+        "pending_bytes",
+        "recovery",
+        "retention",
+        "watchers",
+    )
+
+    def __init__(self, name: str, retention: Retention) -> None:
+        self.name = name
+        self.retention = retention
+        self.epoch = ""
+        """Empty while the channel is being opened."""
+        self.opening = False
+        """Whether the log was asked, some time, where it stands."""
+        self.offset = 0
+        """Of the newest publication that was accepted for fan-out."""
+        self.members: dict[str, Subscription] = {}
+        """Everyone who is present: client id → subscription."""
+        self.live: dict[Connection, Subscription] = {}
+        self.watchers: dict[Connection, None] = {}
+        """Connections that hear who joins and leaves."""
+        self.pending: list[Line] = []
+        self.pending_bytes = 0
+        self.fanouts: deque[FanOut] = deque()
+        self.early: list[Appended] = []
+        self.recovery: Recovery | None = None
+
+    def line(self, entry: Entry) -> Line:
+        """Encode an entry of this channel's log."""
+        return Line(self.name, entry)
+
+
+class Channels:
+    """The channels of a node."""
+
+    def __init__(self, node: "Node", log: Log) -> None:
+        self._node = node
+        self._log = log
+        self._config = node.config
+        self._max_message = node.config.wire.max_message
+        self._counts = node.counts
+        self._channels: dict[str, Channel] = {}
+        self._dirty: list[Channel] = []
+        self.subscriptions = 0
+        """Memberships there are now."""
+
+    def __len__(self) -> int:
+        """How many channels have members."""
+        return len(self._channels)
+
+    # --- membership --------------------------------------------------------------------------
+
+    def subscribe(self, connection: "Connection", message: Subscribe) -> None:
+        """Take the full desired set; what is there already goes on."""
+        self._take(connection, message.channels, message.id, fresh=False)
+
+    def restore(self, connection: "Connection", positions: list[Position] | None) -> None:
+        """After a hello: every channel of the set begins at its position. None keeps the set the session
+        has, but nobody knows then what was missed while it was away, and that is said."""
+        session = connection.session
+        assert session is not None
+        if positions is not None:
+            self._take(connection, positions, 0, fresh=True)
+            return
+        for subscription in list(session.subscriptions.values()):
+            name = subscription.channel.name
+            if self._may_subscribe(session, name):
+                self._begin(connection, subscription, Position(name), lost=True)
+            else:
+                self._remove(subscription)
+                connection.error(ErrorCode.FORBIDDEN, "no right to subscribe", channel=name)
+
+    def _take(self, connection: "Connection", positions: list[Position], command: int, fresh: bool) -> None:
+        session = connection.session
+        assert session is not None
+        wanted = {position.channel: position for position in reversed(positions)}
+        maximum = self._config.limits.subscriptions_per_client
+        if len(wanted) > maximum:
+            connection.error(ErrorCode.LIMIT, f"at most {maximum} channels", id=command)
+            return
+        for name in [name for name in session.subscriptions if name not in wanted]:
+            self._remove(session.subscriptions[name])
+        if not fresh:
+            connection.tell(Subscribing(id=command))
+        for position in reversed(wanted.values()):
+            subscription = session.subscriptions.get(position.channel)
+            if subscription is not None and not fresh:
+                continue
+            problem = self._problem(session, position.channel)
+            if problem is not None:
+                if subscription is not None:
+                    self._remove(subscription)
+                connection.error(*problem, channel=position.channel[: limits.MAX_CHANNEL])
+                continue
+            if subscription is None:
+                subscription = self._add(session, position)
+            subscription.presence = position.presence
+            self._begin(connection, subscription, position, lost=False)
+
+    def _begin(
+        self, connection: "Connection", subscription: Subscription, position: Position, lost: bool
+    ) -> None:
+        if connection.recoveries is None:
+            connection.recoveries = Recoveries(connection, self, self._log)
+        connection.recoveries.begin(subscription, position, lost)
+
+    def _problem(self, session: Session, name: str) -> tuple[ErrorCode, str] | None:
+        if not is_id(name, limits.MAX_CHANNEL):
+            return ErrorCode.UNKNOWN_CHANNEL, "not a name a channel can have"
+        if not self._may_subscribe(session, name):
+            return ErrorCode.FORBIDDEN, "no right to subscribe"
+        maximum = self._config.channel(name).max_subscribers
+        channel = self._channels.get(name)
+        members = channel.members if channel is not None else {}
+        if 0 < maximum <= len(members) and session.client_id not in members:
+            return ErrorCode.LIMIT, f"the channel has room for {maximum} subscribers"
+        return None
+
+    def _may_subscribe(self, session: Session, name: str) -> bool:
+        return self._node.authorize(session.identity, "subscribe", name, session.identity.may_subscribe(name))
+
+    def _add(self, session: Session, position: Position) -> Subscription:
+        channel = self._channels.get(position.channel)
+        if channel is None:
+            channel = self._channels[position.channel] = Channel(
+                position.channel, self._retention(position.channel)
+            )
+        subscription = Subscription(channel, session, position.presence)
+        session.subscriptions[channel.name] = subscription
+        joined = session.client_id not in channel.members
+        channel.members[session.client_id] = subscription
+        self.subscriptions += 1
+        if joined:
+            self._tell_watchers(channel, Join(channel=channel.name, client_id=session.client_id))
+        if len(channel.members) == 1 and not channel.opening:
+            self._open(channel)
+        return subscription
+
+    def _remove(self, subscription: Subscription) -> None:
+        """End a membership: nothing is delivered to it any more."""
+        channel, session = subscription.channel, subscription.session
+        subscription.active = False
+        session.subscriptions.pop(channel.name, None)
+        self.subscriptions -= 1
+        if session.connection is not None:
+            self._quiet(channel, session.connection)
+            if session.connection.recoveries is not None:
+                session.connection.recoveries.cancel(subscription)
+        if channel.members.get(session.client_id) is subscription:
+            del channel.members[session.client_id]
+            self._tell_watchers(channel, Leave(channel=channel.name, client_id=session.client_id))
+        if not channel.members and self._channels.get(channel.name) is channel:
+            del self._channels[channel.name]
+            self._log.release(channel.name)
+
+    def _quiet(self, channel: Channel, connection: "Connection") -> None:
+        channel.live.pop(connection, None)
+        channel.watchers.pop(connection, None)
+
+    def detached(self, session: Session, connection: "Connection") -> None:
+        """The session lost this connection: it stays a member, and receives nothing."""
+        for subscription in session.subscriptions.values():
+            self._quiet(subscription.channel, connection)
+
+    def ended(self, session: Session) -> None:
+        """The session is over: it leaves every channel."""
+        for subscription in list(session.subscriptions.values()):
+            self._remove(subscription)
+
+    def rights_changed(self, session: Session) -> None:
+        """End the subscriptions the session's new identity has no right to."""
+        for subscription in list(session.subscriptions.values()):
+            name = subscription.channel.name
+            if not self._may_subscribe(session, name):
+                self._remove(subscription)
+                if session.connection is not None:
+                    session.connection.tell(Unsubscribed(channel=name, code=ErrorCode.FORBIDDEN))
+
+    def _open(self, channel: Channel) -> None:
+        channel.opening = True
+        self._log.hold(channel.name)
+
+        def done(top: Top | Failure) -> None:  # by then another channel may have the name
+            self._opened(channel, top)
+
+        self._log.top(channel.name, done)
+
+    def _opened(self, channel: Channel, top: Top | Failure) -> None:
+        if self._channels.get(channel.name) is not channel:
+            return
+        if isinstance(top, Failure):
+            for subscription in list(channel.members.values()):
+                self.fail(subscription)
+            return
+        channel.epoch, channel.offset = top.epoch, top.offset
+        early, channel.early = channel.early, []
+        for appended in early:
+            self._accept(channel, appended)
+        for subscription in list(channel.members.values()):
+            connection = subscription.session.connection
+            if connection is not None and connection.recoveries is not None:
+                connection.recoveries.opened(subscription)
+
+    def fail(self, subscription: Subscription) -> None:
+        """The engine could not serve a subscription: it ends, and its client may try again."""
+        self._remove(subscription)
+        connection = subscription.session.connection
+        if connection is not None:
+            connection.error(
+                ErrorCode.UNAVAILABLE, "try again", channel=subscription.channel.name, retry_after=1000
+            )
+
+    def recovered(self, asked: bool, gap: Gap | None) -> None:
+        """Count a subscription that named a position, or should have."""
+        if asked:
+            self._counts.recovery("complete" if gap is None else "gap")
+
+    def go_live(self, subscription: Subscription, connection: "Connection") -> None:
+        """Everything up to the channel's offset is with this subscription: from now on it hears the rest."""
+        channel = subscription.channel
+        self.flush(channel)
+        channel.live[connection] = subscription
+        if subscription.presence and self._config.channel(channel.name).presence:
+            connection.send(self._presence_list(channel, 0))
+            channel.watchers[connection] = None
+
+    # --- presence ----------------------------------------------------------------------------
+
+    def presence(self, connection: "Connection", query: PresenceQuery) -> None:
+        """Tell who is subscribed."""
+        session = connection.session
+        assert session is not None
+        allowed = is_id(query.channel, limits.MAX_CHANNEL) and self._may_subscribe(session, query.channel)
+        if not allowed or not self._config.channel(query.channel).presence:
+            connection.error(ErrorCode.FORBIDDEN, "no right to see who is here", id=query.id)
+            return
+        channel = self._channels.get(query.channel)
+        if channel is None:
+            connection.tell(PresenceList(channel=query.channel, clients=[], id=query.id))
+        else:
+            connection.send(self._presence_list(channel, query.id))
+
+    def _presence_list(self, channel: Channel, command: int) -> bytes:
+        clients, room = [], PRESENCE_BYTES
+        for client_id in channel.members:
+            room -= 6 * len(client_id.encode()) + 3  # at worst every byte is escaped
+            if room < 0:
+                break
+            clients.append(client_id)
+        return encode(PresenceList(channel=channel.name, clients=clients, id=command))
+
+    def _tell_watchers(self, channel: Channel, message: Message) -> None:
+        if channel.watchers:
+            self._node.work.start(self._tell(channel, encode(message), list(channel.watchers)))
+
+    def _tell(self, channel: Channel, line: bytes, watchers: "list[Connection]") -> Iterator[None]:
+        for connection in watchers:
+            if connection in channel.watchers:
+                connection.send(line)
+            yield
+
+    # --- publishing --------------------------------------------------------------------------
+
+    def publish(self, connection: "Connection", message: Publish) -> None:
+        """Append to a channel; the answer comes when the log has it."""
+        session = connection.session
+        assert session is not None
+        name, command = message.channel, message.id
+        self._counts.channel_in += 1
+        if not is_id(name, limits.MAX_CHANNEL):
+            connection.error(ErrorCode.UNKNOWN_CHANNEL, "not a name a channel can have", id=command)
+            return
+        if not self._may_publish(session, name):
+            connection.error(ErrorCode.FORBIDDEN, "no right to publish", id=command)
+            return
+        data = bytes(message.data)
+        if len(data) > self._max_message - 1024 and self._too_long(session, name, message, data):
+            connection.error(ErrorCode.TOO_LARGE, "too large with its sender's name", id=command)
+            return
+        if connection.in_flight >= MAX_IN_FLIGHT:
+            connection.error(ErrorCode.OVERLOADED, "too many commands at once", id=command, retry_after=1000)
+            return
+        connection.in_flight += 1
+        channel = self._channels.get(name)
+        retention = self._retention(name) if channel is None else channel.retention
+        draft = Draft(session.client_id, data, message.binary, message.key, message.age / 1000)
+
+        def done(result: Appended | Unknown | Failure) -> None:
+            connection.in_flight -= 1
+            self._appended(name, result)
+            if connection.session is session:  # else its client has gone, or come back elsewhere
+                self._answer_publish(connection, command, result)
+
+        self._log.append(name, draft, retention, done)
+
+    def _may_publish(self, session: Session, name: str) -> bool:
+        return self._node.authorize(session.identity, "publish", name, session.identity.may_publish(name))
+
+    def _too_long(self, session: Session, name: str, message: Publish, data: bytes) -> bool:
+        entry = Entry(limits.MAX_INTEGER, session.client_id, limits.MAX_INTEGER, data, message.binary)
+        return len(Line(name, entry, limits.MAX_INTEGER).data) > self._max_message
+
+    def _retention(self, name: str) -> Retention:
+        settings = self._config.channel(name)
+        return Retention(settings.history_count, settings.history_age_s, settings.history_bytes)
+
+    def _answer_publish(
+        self, connection: "Connection", command: int, result: Appended | Unknown | Failure
+    ) -> None:
+        if isinstance(result, Appended):
+            connection.tell(Published(id=command, epoch=result.epoch, offset=result.entry.offset))
+        elif isinstance(result, Unknown) or result.uncertain:
+            connection.error(ErrorCode.UNCERTAIN, "whether it was published is not known", id=command)
+        else:
+            connection.error(ErrorCode.UNAVAILABLE, "try again", id=command, retry_after=1000)
+
+    def _appended(self, name: str, result: Appended | Unknown | Failure) -> None:
+        if not isinstance(result, Appended) or result.repeated:
+            return
+        self._counts.publications += 1
+        self._node.published(name, result.entry)
+        channel = self._channels.get(name)
+        if channel is None:
+            return
+        if not channel.epoch:
+            channel.early.append(result)
+        else:
+            self._accept(channel, result)
+
+    def _accept(self, channel: Channel, appended: Appended) -> None:
+        entry = appended.entry
+        if appended.epoch != channel.epoch or entry.offset > channel.offset + 1:
+            self._break(channel, appended)
+            return
+        if entry.offset <= channel.offset:
+            return  # the top that opened the channel counted it already
+        channel.offset = entry.offset
+        line = Line(channel.name, entry)
+        if channel.recovery is not None:
+            channel.recovery.add(line)
+        if not channel.pending:
+            self._dirty.append(channel)
+            self._node.wake()
+        channel.pending.append(line)
+        channel.pending_bytes += len(line.data)
+        if len(channel.pending) >= MAX_PENDING or channel.pending_bytes >= MAX_PENDING_BYTES:
+            self.flush(channel)
+
+    def _break(self, channel: Channel, appended: Appended) -> None:
+        """The log has jumped: everyone begins again from where they stand."""
+        channel.epoch, channel.offset = appended.epoch, appended.entry.offset
+        channel.pending, channel.pending_bytes = [], 0
+        for subscription in list(channel.members.values()):
+            connection = subscription.session.connection
+            if connection is not None:  # who is away finds out at the next hello
+                self._remove(subscription)
+                connection.tell(Unsubscribed(channel=channel.name, code="gap", resubscribe=True))
+
+    def ephemeral(self, connection: "Connection", message: Ephemeral) -> None:
+        """Send an unnumbered message to everyone else in a channel, at most once."""
+        session = connection.session
+        assert session is not None
+        self._counts.ephemeral_in += 1
+        if message.sender:
+            connection.forged(message)
+            return
+        channel = self._channels.get(message.channel)
+        if not self._may_publish(session, message.channel):
+            connection.error(ErrorCode.FORBIDDEN, "no right to publish", channel=message.channel)
+            return
+        if channel is None:
+            return
+        message.sender = session.client_id
+        message.to = ""
+        payload = encode_binary(message) if message.binary else encode(message)
+        if len(payload) <= self._max_message:
+            others = [other for other in channel.live if other is not connection]
+            self._node.work.start(self._spread(channel, payload, message.binary, others))
+
+    def _spread(
+        self, channel: Channel, payload: bytes, binary: bool, others: "list[Connection]"
+    ) -> Iterator[None]:
+        for connection in others:
+            if connection in channel.live and not connection.full:
+                (connection.send_binary if binary else connection.send)(payload)
+                self._counts.ephemeral_out += 1
+            yield
+
+    # --- fan-out -----------------------------------------------------------------------------
+
+    def flush_all(self) -> None:
+        """Write what was published in this turn."""
+        dirty, self._dirty = self._dirty, []
+        alone = len(dirty) == 1
+        for channel in dirty:
+            self.flush(channel, alone)
+
+    def flush(self, channel: Channel, alone: bool = False) -> None:
+        """Write a channel's pending publications. `alone`: nothing else is likely to go to the same
+        subscribers in this turn, so that a prepared frame may go straight to the wire."""
+        lines, channel.pending = channel.pending, []
+        channel.pending_bytes = 0
+        if not lines or not channel.live:
+            return
+        if len(channel.live) <= SLICE and not channel.fanouts:
+            self._deliver(lines, list(channel.live), alone)
+            return
+        while len(channel.fanouts) >= MAX_FANOUTS:
+            self._fan_out_slice(channel, alone=False)
+        channel.fanouts.append(FanOut(lines, list(channel.live.items())))
+        if len(channel.fanouts) == 1:
+            self._node.work.start(self._fan_out(channel, alone), 1)
+
+    def _fan_out(self, channel: Channel, alone: bool) -> Iterator[None]:
+        while channel.fanouts:
+            self._fan_out_slice(channel, alone)
+            yield
+
+    def _fan_out_slice(self, channel: Channel, alone: bool) -> None:
+        fanout = channel.fanouts[0]
+        part = fanout.targets[fanout.done : fanout.done + SLICE]
+        fanout.done += SLICE
+        if fanout.done >= len(fanout.targets):
+            channel.fanouts.popleft()
+        live = channel.live  # without those who left since, even if they are back: they recover
+        self._deliver(fanout.lines, [who for who, then in part if live.get(who) is then], alone)
+
+    def _deliver(self, lines: list[Line], connections: "list[Connection]", alone: bool) -> None:
+        """Write lines to connections: a copy of who is live, since writing may close one."""
+        frames: dict[str, bytes] = {}
+        for connection in connections:
+            if connection.lines or not alone:
+                connection.extend(lines)
+                continue
+            frame = frames.get(connection.kind)
+            if frame is None:
+                frame = frames[connection.kind] = connection.frame_lines(lines)
+            connection.write(frame)
+        self._counts.channel_out += len(connections) * len(lines)

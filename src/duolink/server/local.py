@@ -1,0 +1,72 @@
+"""The embedding application as a client of its own node: `$server`, without a wire.
+
+It is an ordinary connection with an ordinary session, except that what the node sends it comes out as
+messages, and what it says is taken without being decoded.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from duolink.protocol.codec import SERVER
+from duolink.protocol.messages import LinkMessage, Message
+from duolink.server.auth import EVERYTHING, Identity
+from duolink.server.connection import Connection
+from duolink.server.links import SERVER as NAME
+from duolink.server.nowire import GONE
+from duolink.server.registry import Session
+from duolink.server.stages import HANDLERS, Stage
+
+if TYPE_CHECKING:
+    from duolink.server.node import Node
+
+
+class LocalConnection(Connection):
+    """The connection of `$server`. Never full, never closed, without heartbeat."""
+
+    __slots__ = ("deliver",)
+
+    def __init__(self, node: "Node", run: int) -> None:
+        super().__init__(node, GONE, None)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.deliver: Callable[[Any], None] | None = None
+        """Takes every message for `$server`; None drops them."""
+        identity = Identity(
+            user=NAME, client=NAME, subscribe=EVERYTHING, publish=EVERYTHING, links=EVERYTHING
+        )
+        session = Session(NAME, NAME, run, run, identity)
+        session.connection = self
+        session.attachment = 1
+        self.session = session
+        self.stage = Stage.OPEN
+        node.links.arrived(session)
+
+    @property
+    def run(self) -> int:
+        """The run its link messages must name."""
+        assert self.session is not None
+        return self.session.run
+
+    def say(self, message: Message) -> None:
+        """Say something as a client would: a link message, an ack, a publish, … Answers come to `deliver`."""
+        node = self.node
+        if type(message) is LinkMessage:
+            node.links.message(self, message, b"")
+        else:
+            HANDLERS[Stage.OPEN][type(message)](self, message)
+
+    def send_binary(self, payload: bytes) -> None:
+        """Keep a binary message, in its place."""
+        self.send(payload)
+
+    def flush(self) -> None:
+        """Deliver what was kept; never from inside the work that caused it."""
+        self.dirty = False
+        lines, self.lines = self.lines, []
+        self._size = 0
+        for line in lines:
+            # Only a binary payload has a newline.
+            for message in SERVER.binary(line) if b"\n" in line else SERVER.text(line):
+                if self.deliver is not None:
+                    self.node.call_hook("deliver", self.deliver, message)

@@ -1,0 +1,256 @@
+"""A node: one server process as synchronous code on state in memory.
+
+    wires ──▶ connection ──▶ greeter   hello → welcome: who may be whom          ──▶ registry (sessions)
+                        ├──▶ links     messages, acks, signals, who is there
+                        ├──▶ channels  publish, subscribe, presence, recovery    ──▶ engine (logs)
+                        └──▶ histories pages of a log
+
+Time, randomness and engines are handed in. Whoever drives a node gives it wires (`connected`), calls
+`poll(now)` not later than `next_timer()`, and calls back what it gave to `defer` at the end of the loop
+turn; it reads no clock of its own accord while messages are relayed.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Protocol
+
+from duolink.engines.base import Engines, Entry
+from duolink.protocol import limits
+from duolink.protocol.codec import CLIENT, Decoder
+from duolink.protocol.codes import CloseCode
+from duolink.protocol.heartbeat import Pace
+from duolink.protocol.messages import FromClient, LinkMessage
+from duolink.server.auth import Authenticator, Identity
+from duolink.server.channels import Channels
+from duolink.server.connection import Connection
+from duolink.server.greeter import Greeter
+from duolink.server.history import Histories
+from duolink.server.hooks import Action, Hooks
+from duolink.server.links import Links
+from duolink.server.local import LocalConnection
+from duolink.server.metrics import Counts, Gauges
+from duolink.server.policy import Consent
+from duolink.server.ratelimit import Throttle, make_throttle
+from duolink.server.registry import Session, Sessions
+from duolink.server.settings import Config
+from duolink.server.timers import Clock, Timers, Work
+from duolink.server.wire import Wire
+
+TICK: Final = 1.0
+"""Longest time (seconds) `now` stays behind while there are connections: heartbeats need no better."""
+
+
+class EventLog(Protocol):
+    """The log of what strangers cause: limited per key (`log.LimitedLog`)."""
+
+    def warning(self, key: str, event: str, now: float, **fields: Any) -> None:
+        """Write a warning, or count it as suppressed."""
+        ...
+
+
+class Node:
+    """One node. Every method belongs to the event loop's thread."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Clock,
+        engines: Engines,
+        authenticator: Authenticator,
+        consent: Consent,
+        defer: Callable[[Callable[[], None]], None],
+        new_token: Callable[[], str],
+        counts: Counts,
+        log: EventLog,
+        hooks: Hooks | None = None,
+    ) -> None:
+        """Make a node without connections.
+
+        `defer` calls its argument at the end of the loop turn, `new_token` draws an unguessable name (at
+        most 64 characters), `log` is for what strangers cause. The engines complete into this node's
+        thread.
+        """
+        self.config = config
+        self.clock = clock
+        self.counts = counts
+        self.log = log
+        self.hooks = hooks or Hooks()
+        self.new_token = new_token
+        self.durable = engines.durable
+        self.name = "duolink"
+        self.now = clock.monotonic()
+        """Monotonic seconds as of the last poll."""
+        heartbeat = config.heartbeat
+        self.pace = Pace(heartbeat.interval_s, heartbeat.timeout_s, heartbeat.misses)
+        maximum = config.wire.max_message
+        self.decoder = CLIENT if maximum == limits.MAX_MESSAGE else Decoder(FromClient, maximum)
+        self.draining = False
+        self.batching = False
+        """Whether a read is being taken, whose end flushes."""
+        self.dirty: list[Connection] = []
+        """Connections with something to flush."""
+        self._defer = defer
+        self._waking = False
+        self._tick_running = False
+        self._tick = min(TICK, heartbeat.timeout_s / 4)
+        self._connections: dict[Connection, None] = {}
+        self.timers = Timers()
+        self.work = Work(defer)
+        self.sessions = Sessions(self.timers, config.session.resume_window_s, self._session_ended)
+        self.links = Links(self, consent, config.links.window, config.limits.watched_per_client)
+        if self.hooks.message is not None:
+            self.links.on_message = self._message_hook
+        self.channels = Channels(self, engines.log)
+        self.histories = Histories(self, engines.log)
+        self.greeter = Greeter(self, authenticator, engines.registry)
+        self.local = LocalConnection(self, clock.wall_ms())
+        """The embedding application's own connection, as `$server`."""
+
+    # --- inputs ------------------------------------------------------------------------------
+
+    def connected(self, wire: Wire, throttle: Throttle | None = None) -> Connection:
+        """A transport was accepted: return the user of its wire. `throttle`: limits it shares with others,
+        such as those of its address."""
+        self.now = self.clock.monotonic()
+        own = make_throttle(self.config, "connection", self.now)
+        if throttle is not None:
+            own = own + throttle
+        connection = Connection(self, wire, own if own else None)
+        self._connections[connection] = None
+        self.counts.connections += 1
+        if not self._tick_running:
+            self._tick_running = True
+            self.timers.at(self.now + self._tick, self._ticked)
+        return connection
+
+    def poll(self, now: float) -> None:
+        """Do what is due at this time (monotonic seconds)."""
+        self.now = max(self.now, now)
+        self.timers.poll(self.now)
+        self.flush()
+
+    def next_timer(self) -> float:
+        """When to poll at the latest (monotonic seconds); infinity when nothing is due any more."""
+        return self.timers.next()
+
+    def flush(self) -> None:
+        """Write what is to be sent. Called at the end of each read, poll and deferred turn."""
+        self.channels.flush_all()
+        dirty = self.dirty
+        while dirty:
+            self.dirty = []
+            for connection in dirty:
+                if connection.dirty:
+                    connection.flush()
+            dirty = self.dirty
+        self.batching = False
+
+    def wake(self) -> None:
+        """Something is to be sent outside a read: flush at the end of the turn."""
+        if not self._waking and not self.batching:
+            self._waking = True
+            self._defer(self._woken)
+
+    def drain(self, spread_ms: int) -> None:
+        """Send everyone away for a restart, in slices: `goodbye` with the spread, close 1012. New hellos are
+        refused from now on. Sessions wait for their clients as if the connections had been lost."""
+        self.draining = True
+        self.work.start(self._drain(spread_ms))
+
+    def disconnect(self, client_id: str, reason: str = "disconnected") -> bool:
+        """Send a client away for good (3505); return whether it was here."""
+        session = self.sessions.get(client_id)
+        if session is None or session.connection is None:
+            return False
+        session.connection.end(CloseCode.DISCONNECTED, reason)
+        return True
+
+    # --- what there is -----------------------------------------------------------------------
+
+    @property
+    def connections(self) -> int:
+        """Transports this node uses now."""
+        return len(self._connections)
+
+    def gauges(self) -> Gauges:
+        """Count what there is now; costs a look at every connection."""
+        return Gauges(
+            connections=len(self._connections),
+            sessions_active=self.sessions.active,
+            sessions_detached=len(self.sessions) - self.sessions.active,
+            channels=len(self.channels),
+            subscriptions=self.channels.subscriptions,
+            links=self.links.count,
+            buffered_bytes=sum(connection.wire.buffered() for connection in self._connections),
+        )
+
+    # --- for the rooms of the node -----------------------------------------------------------
+
+    def forget(self, connection: Connection, code: int) -> None:
+        """A connection's transport is gone."""
+        if connection in self._connections:
+            del self._connections[connection]
+            self.counts.close(code)
+
+    def authorize(self, identity: Identity, action: Action, name: str, allowed: bool) -> bool:
+        """Whether an identity may do something: the application's word, else `allowed`."""
+        if self.hooks.authorize is None:
+            return allowed
+        try:
+            verdict = self.hooks.authorize(identity, action, name)
+        except Exception:
+            self._hook_failed("authorize")
+            return False
+        return allowed if verdict is None else verdict
+
+    def call_hook(self, name: str, hook: Callable[..., None], *arguments: Any) -> None:
+        """Call a hook; one that raises is logged."""
+        try:
+            hook(*arguments)
+        except Exception:
+            self._hook_failed(name)
+
+    def published(self, channel: str, entry: Entry) -> None:
+        """A log has a new publication."""
+        if self.hooks.published is not None:
+            arguments = (channel, entry.sender, entry.offset, entry.data, entry.binary)
+            self.call_hook("published", self.hooks.published, *arguments)
+
+    def session_opened(self, session: Session, resumed: bool) -> None:
+        """A connection carries the session now."""
+        if self.hooks.connected is not None:
+            self.call_hook("connected", self.hooks.connected, session.client_id, session.identity, resumed)
+
+    def session_lost(self, session: Session, code: int) -> None:
+        """The session's connection has ended."""
+        if self.hooks.disconnected is not None:
+            self.call_hook("disconnected", self.hooks.disconnected, session.client_id, int(code))
+
+    def _session_ended(self, session: Session) -> None:
+        self.channels.ended(session)
+        self.links.ended(session)
+        if self.hooks.ended is not None:
+            self.call_hook("ended", self.hooks.ended, session.client_id)
+
+    def _message_hook(self, message: LinkMessage, to: str) -> None:
+        assert self.hooks.message is not None
+        self.hooks.message(
+            message.sender, to, message.lane, message.run, message.seq, bytes(message.data), message.binary
+        )
+
+    def _hook_failed(self, name: str) -> None:
+        self.log.warning(f"hook {name}", "a hook raised", self.now, hook=name, exc_info=True)
+
+    def _woken(self) -> None:
+        self._waking = False
+        self.flush()
+
+    def _ticked(self, now: float) -> None:
+        self._tick_running = bool(self._connections)
+        if self._tick_running:
+            self.timers.at(now + self._tick, self._ticked)
+
+    def _drain(self, spread_ms: int) -> Iterator[None]:
+        for connection in list(self._connections):
+            connection.end(CloseCode.SERVICE_RESTART, "restart", spread=spread_ms)
+            yield
