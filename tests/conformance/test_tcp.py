@@ -115,6 +115,9 @@ async def serving(options: TcpOptions | None = None) -> AsyncIterator[Bench]:
     try:
         yield bench
     finally:
+        bench.listener.stop_accepting()
+        for user in bench.users:
+            user.wire.abort()
         await bench.listener.close()
         assert bench.listener.connections == 0
         assert all(user.end.done() for user in bench.users)

@@ -8,6 +8,7 @@ import pytest
 
 from duolink.protocol import codec
 from duolink.protocol.messages import Goodbye
+from duolink.server.handshake import Refused
 from duolink.server.tcp import HIGH_WATER, TcpListener, TcpOptions, TcpWire, greeting
 from duolink.server.wire import Wire
 
@@ -417,6 +418,7 @@ def test_a_full_listener_says_goodbye_and_makes_no_user() -> None:
     refused = bench.wire = bench.another(bench.transport)
     assert bench.goodbye() == 3005 and len(bench.users) == 1
     bench.feed(TcpWire.frame(TEXT))
+    refused.resume_writing()
     refused.connection_lost(None)
     assert bench.listener.connections == 1
     first.connection_lost(None)
@@ -424,20 +426,14 @@ def test_a_full_listener_says_goodbye_and_makes_no_user() -> None:
     assert len(bench.users) == 2
 
 
-def test_admission_is_asked_and_released_once() -> None:
-    asked: list[str] = []
-    released: list[str] = []
-
-    def admit(address: str) -> str | None:
-        asked.append(address)
-        return "too many from here" if len(asked) > 1 else None
+def test_a_factory_may_refuse() -> None:
+    def refuse(wire: Wire) -> User:
+        raise Refused(429, "too many from here")
 
     bench = Bench()
-    bench.listener = TcpListener(bench.make, None, admit, released.append)
-    first = bench.another(Transport())
+    bench.listener = TcpListener(refuse)
     bench.transport = Transport()
-    second = bench.another(bench.transport)
+    refused = bench.another(bench.transport)
     assert bench.goodbye() == 3005 and b"too many from here" in bench.transport.written
-    second.connection_lost(None)
-    first.connection_lost(None)
-    assert asked == ["127.0.0.1"] * 2 and released == ["127.0.0.1"]
+    refused.connection_lost(None)
+    assert bench.listener.connections == 0

@@ -11,13 +11,13 @@ import asyncio
 import ipaddress
 import ssl
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
 from duolink.protocol import codec, limits
 from duolink.protocol.codes import CloseCode
 from duolink.protocol.messages import Goodbye
+from duolink.server.handshake import Refused
 from duolink.server.wire import WireUser, WireUserFactory
 
 BINARY: Final = 0x8000_0000
@@ -161,17 +161,17 @@ class TcpWire(asyncio.BufferedProtocol):
     # --- asyncio.BufferedProtocol: what the loop reports ----------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Introduce the wire to a new user, or refuse it when the listener is full."""
+        """Introduce the wire to a new user, or refuse it."""
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
         self.secure = transport.get_extra_info("ssl_object") is not None
         self.peer_address = _address(transport.get_extra_info("peername"))
-        refusal = self._listener.entered(self)
-        if refusal:
-            self._fail(CloseCode.OVERLOADED, refusal)
-            return
-        self._arm(self._options.first_byte_timeout)
-        self._user = self._listener.factory(self)
+        try:
+            self._user = self._listener.enter(self)
+        except Refused as refusal:
+            self._fail(CloseCode.OVERLOADED, refusal.reason)
+        else:
+            self._arm(self._options.first_byte_timeout)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return the listener's buffer; the loop fills it and reports before it does anything else."""
@@ -317,24 +317,13 @@ class TcpWire(asyncio.BufferedProtocol):
 
 
 class TcpListener:
-    """Accepts TCP connections and gives each wire a user.
+    """Accepts TCP connections and gives each wire a user. The factory may raise `Refused`: its reason goes
+    out with a goodbye, and the connection ends with 3005."""
 
-    `admit`, where given, is asked with the address of each newcomer and returns a reason to refuse it, or
-    None; `released` hears the address of each admitted one that has left.
-    """
-
-    def __init__(
-        self,
-        factory: WireUserFactory,
-        options: TcpOptions | None = None,
-        admit: Callable[[str], str | None] | None = None,
-        released: Callable[[str], None] | None = None,
-    ) -> None:
+    def __init__(self, factory: WireUserFactory, options: TcpOptions | None = None) -> None:
         self.factory = factory
         self.options = options or TcpOptions()
         self.buffer = memoryview(bytearray(READ_BUFFER))
-        self._admit = admit
-        self._released = released
         self._wires: set[TcpWire] = set()
         self._refused: set[TcpWire] = set()
         self._server: asyncio.Server | None = None
@@ -344,7 +333,7 @@ class TcpListener:
 
     @property
     def connections(self) -> int:
-        """How many wires are open."""
+        """How many wires are open, those that are closing included."""
         return len(self._wires)
 
     async def start(self, host: str, port: int) -> None:
@@ -370,32 +359,26 @@ class TcpListener:
         if self._server is not None:
             self._server.close()
 
-    async def close(self) -> None:
-        """Stop accepting, cut off what is still open, and return when every user has heard of it."""
+    async def close(self, code: int = CloseCode.GOING_AWAY, reason: str = "server is going away") -> None:
+        """Stop accepting and end every connection. Returns when every user has heard of it, after about
+        `close_timeout` at the latest."""
         self.stop_accepting()
-        for wire in [*self._wires, *self._refused]:
-            wire.abort()
+        for wire in list(self._wires):
+            wire.close(code, reason)
         await self._empty.wait()
 
-    def entered(self, wire: TcpWire) -> str:
-        """A wire has opened. Returns why it must go, or nothing."""
+    def enter(self, wire: TcpWire) -> WireUser:
+        """A wire has opened: return its user. Raises `Refused`."""
         self._empty.clear()
-        reason = None
-        if len(self._wires) >= self.options.max_connections:
-            reason = "too many connections"
-        elif self._admit is not None:
-            reason = self._admit(wire.peer_address)
-        (self._refused if reason else self._wires).add(wire)
-        return reason or ""
+        self._wires.add(wire)
+        if len(self._wires) > self.options.max_connections:
+            raise Refused(503, "too many connections", label="max_connections")
+        return self.factory(wire)
 
     def left(self, wire: TcpWire) -> None:
         """A wire has gone."""
-        if wire in self._wires:
-            self._wires.remove(wire)
-            if self._released is not None:
-                self._released(wire.peer_address)
-        self._refused.discard(wire)
-        if not self._wires and not self._refused:
+        self._wires.discard(wire)
+        if not self._wires:
             self._empty.set()
 
 

@@ -1,0 +1,394 @@
+"""The composition root: settings in, a running node with its ports out.
+
+    config → authenticator, consent → memory engine → node → listener (WebSocket and HTTP), TCP
+
+`App` starts and stops all of it on the running loop; `run` gives it a process: uvloop, signals, limits.
+"""
+
+import asyncio
+import gc
+import os
+import resource
+import secrets
+import signal
+import ssl
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from typing import Final, cast
+
+import structlog
+import uvloop
+from uvicorn._types import ASGI3Application
+
+from duolink.engines.memory import memory_engines
+from duolink.protocol import limits
+from duolink.protocol.codes import CloseCode
+from duolink.server.asgi import ASGIServer
+from duolink.server.auth import AuthenticationError, Authenticator, make_authenticator
+from duolink.server.config import Config, ConfigError
+from duolink.server.echo import ECHO_MAX_MESSAGE, echo_factory
+from duolink.server.gate import Gate
+from duolink.server.handshake import OriginPolicy, Upgrade
+from duolink.server.hooks import Hooks
+from duolink.server.http import make_app
+from duolink.server.listener import Listener, Route
+from duolink.server.log import LimitedLog
+from duolink.server.metrics import Counts, LagSampler, make_registry
+from duolink.server.node import Node
+from duolink.server.options import ListenerOptions
+from duolink.server.policy import make_consent
+from duolink.server.ratelimit import Throttle
+from duolink.server.signaling import MAX_SIGNAL, RoomOptions, Signaling, Subprotocols
+from duolink.server.tcp import TcpListener, TcpOptions
+from duolink.server.wire import Wire, WireUser
+
+SUBPROTOCOL: Final = "duolink"
+"""The WebSocket subprotocol; offering it is optional."""
+
+TIMER_SLACK: Final = 0.05
+"""Seconds a node's timer may be late: whoever sets one need not wake the driver, which looks this often.
+The node's own timers are of tenths of seconds and more."""
+
+SPARE_DESCRIPTORS: Final = 64
+"""Files that a process needs besides its connections."""
+
+FLUSH_LOG_EVERY: Final = 10.0
+"""Seconds between two looks for summaries of the limited log that are due."""
+
+LAST_GRACE: Final = 0.5
+"""Seconds beyond `session.drain_timeout_s` after which a shutdown no longer waits for anything."""
+
+_log = structlog.get_logger("duolink.server")
+
+
+class SystemClock:
+    """Monotonic and wall time of this machine."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        return time.monotonic()
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970 (UTC)."""
+        return time.time_ns() // 1_000_000
+
+
+class Driver:
+    """Moves a node's time: one timer of the loop for all of the node's."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, node: Node) -> None:
+        self._loop = loop
+        self._node = node
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._arm()
+
+    def stop(self) -> None:
+        """Stop; nothing stays scheduled."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self) -> None:
+        wait = self._node.next_timer() - self._node.clock.monotonic()
+        self._timer = self._loop.call_later(min(max(wait, 0.0), TIMER_SLACK), self._turn)
+
+    def _turn(self) -> None:
+        now = self._node.clock.monotonic()
+        if self._node.next_timer() <= now:
+            self._node.poll(now)
+        self._arm()
+
+
+class App:
+    """A node with its ports. Raises `ConfigError` for settings that cannot be met (a key, a certificate).
+
+    `authenticator` takes the place of the configured one; it is needed where `auth.external` is set.
+    """
+
+    version = version("duolink")
+
+    def __init__(
+        self, config: Config, *, authenticator: Authenticator | None = None, hooks: Hooks | None = None
+    ) -> None:
+        if config.auth.external and authenticator is None:
+            raise ConfigError("auth.external", "is set, but the program gives no authenticator")
+        self.config = config
+        self.counts = Counts()
+        self.port = 0
+        """The port of WebSocket and HTTP, once started."""
+        self.tcp_port = 0
+        """The port of plain TCP, once started; 0 without one."""
+        self.node: Node
+        self._authenticator = authenticator or make_authenticator(config.auth)
+        self._hooks = hooks
+        self._tls = _tls_context(config)
+        self._clock = SystemClock()
+        self._gate = Gate(config, self._clock.monotonic)
+        self._events = LimitedLog(_log)
+        self._listener: Listener | None = None
+        self._tcp: TcpListener | None = None
+        self._not_ready = "starting"
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"{'wss' if self._tls else 'ws'}://{self._host()}:{self.port}/ws"
+
+    @property
+    def http_url(self) -> str:
+        """Where people and probes look."""
+        return f"{'https' if self._tls else 'http'}://{self._host()}:{self.port}/"
+
+    @property
+    def tcp_address(self) -> str:
+        """Host and port of plain TCP; empty without it."""
+        return f"{self._host()}:{self.tcp_port}" if self.tcp_port else ""
+
+    def _host(self) -> str:
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.config.listen.host, self.config.listen.host)
+        return f"[{host}]" if ":" in host else host
+
+    async def start(self) -> None:
+        """Make the node and open the ports. Raises `OSError` when one cannot be had; then none is open."""
+        loop = asyncio.get_running_loop()
+
+        def defer(callback: Callable[[], None]) -> None:
+            loop.call_soon(callback)
+
+        self.node = Node(
+            self.config,
+            clock=self._clock,
+            engines=memory_engines(self._clock, lambda: secrets.token_urlsafe(9)),
+            authenticator=self._authenticator,
+            consent=make_consent(self.config),
+            defer=defer,
+            new_token=lambda: secrets.token_urlsafe(24),
+            counts=self.counts,
+            log=self._events,
+            hooks=self._hooks,
+        )
+        self._listener = self._make_listener()
+        self.port = await self._listener.start()
+        if self.config.listen.tcp_port is not None:
+            self._tcp = TcpListener(lambda wire: self._gate.admit(wire, self._enter), self._tcp_options())
+            try:
+                await self._tcp.start(self.config.listen.host, self.config.listen.tcp_port)
+            except OSError:
+                await self._listener.close()
+                raise
+            self.tcp_port = self._tcp.port
+        self._driver = Driver(loop, self.node)
+        self._driver.start()
+        self._lag = LagSampler(loop, self.counts)
+        self._lag.start()
+        self._flush_timer = loop.call_later(FLUSH_LOG_EVERY, self._flush_log, loop)
+        self._not_ready = ""
+
+    async def stop(self, drain: bool = True) -> None:
+        """Close the ports and every connection, within `session.drain_timeout_s` or little more.
+
+        With `drain`, clients of the node are told to come back, spread over `session.drain_spread_s`, and
+        closed with 1012. Without, they find themselves closed with 1001.
+        """
+        assert self._listener is not None
+        self._not_ready = "draining"
+        self._listener.stop_accepting()
+        if self._tcp is not None:
+            self._tcp.stop_accepting()
+        code, reason = CloseCode.GOING_AWAY, "server is going away"
+        if drain:
+            code, reason = CloseCode.SERVICE_RESTART, "restart"
+            self.node.drain(int(self.config.session.drain_spread_s * 1000))
+            while len(self.node.work):  # noqa: ASYNC110 - its work goes on in the turns of the loop
+                await asyncio.sleep(0)
+        closing = [self._listener.close(code, reason)]
+        if self._tcp is not None:
+            closing.append(self._tcp.close(code, reason))
+        await asyncio.gather(*closing)
+        self._driver.stop()
+        self._lag.stop()
+        self._flush_timer.cancel()
+        self._events.flush(float("inf"))
+
+    # --- parts ---------------------------------------------------------------------------------
+
+    def _enter(self, wire: Wire, throttle: Throttle | None) -> WireUser:
+        return self.node.connected(wire, throttle)
+
+    def _make_listener(self) -> Listener:
+        config = self.config
+        options = ListenerOptions(
+            max_message=_max_payload(config),
+            read_buffer=max(config.wire.read_buffer, 2048),
+            handshake_timeout=config.wire.handshake_timeout_s,
+            close_timeout=self._close_timeout(),
+            fragment_timeout=config.wire.fragment_timeout_s,
+            max_connections=config.listen.max_connections,
+            max_handshakes=config.listen.max_handshakes,
+            backlog=config.listen.backlog,
+        )
+        routes = {
+            "/ws": self._route(
+                lambda _, wire, throttle: self._enter(wire, throttle), subprotocols=(SUBPROTOCOL,)
+            )
+        }
+        if config.echo:
+            echo = echo_factory(options)
+            routes["/echo"] = self._route(lambda upgrade, wire, _: echo(wire, upgrade), ECHO_MAX_MESSAGE)
+        if config.connect:
+            rooms = self._signaling()
+            routes["/connect"] = self._route(
+                lambda upgrade, wire, _: rooms.make(wire, upgrade), MAX_SIGNAL, Subprotocols((SUBPROTOCOL,))
+            )
+        registry = make_registry(self.counts, self.node.gauges)
+        return Listener(
+            routes,
+            host=config.listen.host,
+            port=config.listen.port,
+            http=ASGIServer(cast(ASGI3Application, make_app(config, registry, self._not_ready_because))),
+            origins=OriginPolicy(frozenset(config.listen.origins), config.development),
+            tls=self._tls,
+            options=options,
+            count=self._count,
+            clock=self._clock.monotonic,
+        )
+
+    def _route(
+        self,
+        make: Callable[[Upgrade, Wire, Throttle | None], WireUser],
+        max_message: int | None = None,
+        subprotocols: tuple[str, ...] = (),
+    ) -> Route:
+        """Return a route whose newcomers pass the gate."""
+
+        def factory(wire: Wire, upgrade: Upgrade) -> WireUser:
+            return self._gate.admit(wire, partial(make, upgrade), upgrade.headers)
+
+        return Route(factory, max_message, subprotocols)
+
+    def _signaling(self) -> Signaling:
+        if self.config.development:
+            return Signaling(RoomOptions(max_per_address=0), closed=self.counts.close)
+        return Signaling(ticket=self._room_of, closed=self.counts.close)
+
+    def _room_of(self, ticket: str) -> str | None:
+        """Return the room a ticket opens now."""
+        try:
+            return self._authenticator.room(ticket, time.time())
+        except AuthenticationError:
+            return None
+
+    def _tcp_options(self) -> TcpOptions:
+        config = self.config
+        return TcpOptions(
+            max_payload=_max_payload(config),
+            first_byte_timeout=min(config.wire.handshake_timeout_s, config.wire.hello_timeout_s),
+            message_timeout=config.wire.fragment_timeout_s,
+            close_timeout=self._close_timeout(),
+            max_connections=config.listen.max_connections,
+            backlog=config.listen.backlog,
+            tls=self._tls,
+            greeting=f"duolink {self.version}",
+        )
+
+    def _close_timeout(self) -> float:
+        """A close must not outlast a shutdown."""
+        return min(self.config.wire.close_timeout_s, self.config.session.drain_timeout_s)
+
+    def _not_ready_because(self) -> tuple[str, ...]:
+        return (self._not_ready,) if self._not_ready else ()
+
+    def _count(self, event: str, label: str) -> None:
+        """Count and log what a listener refused."""
+        if event in ("handshake_refused", "connection_refused"):
+            self.counts.refusal(label)
+            self._events.warning(
+                f"{event} {label}", "a connection was refused", self._clock.monotonic(), reason=label
+            )
+        elif event == "protocol_error":
+            self._events.warning(
+                f"{event} {label}", "a client broke the protocol", self._clock.monotonic(), code=label
+            )
+
+    def _flush_log(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._flush_timer = loop.call_later(FLUSH_LOG_EVERY, self._flush_log, loop)
+        self._events.flush(self._clock.monotonic())
+
+
+def _max_payload(config: Config) -> int:
+    """Return the largest payload a wire takes: what `welcome` says, and any one message."""
+    return max(limits.MAX_PAYLOAD, config.wire.max_message)
+
+
+def _tls_context(config: Config) -> ssl.SSLContext | None:
+    """Return the context with the configured certificate. Raises `ConfigError`."""
+    listen = config.listen
+    if listen.tls_certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(listen.tls_certificate, listen.tls_key, password=_no_password)
+    except (OSError, ValueError) as error:  # as ssl.SSLError is
+        raise ConfigError("listen.tls_certificate", f"cannot be used with tls_key: {error}") from None
+    return context
+
+
+def _no_password() -> str:
+    """Refuse to ask the terminal: a server has none."""
+    raise ValueError("the key is encrypted; the server needs it without a password")
+
+
+def run(app: App, started: Callable[[App], None] = lambda app: None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once.
+
+    `started` is called when the ports are open. Raises `OSError` when one cannot be had.
+    """
+    allowed = raise_descriptor_limit()
+    if allowed < app.config.listen.max_connections + SPARE_DESCRIPTORS:
+        _log.warning(
+            "the limit of open files is below listen.max_connections",
+            limit=allowed,
+            max_connections=app.config.listen.max_connections,
+        )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(app, started))
+
+
+async def _serve(app: App, started: Callable[[App], None]) -> None:
+    stop = asyncio.Event()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    await app.start()
+    gc.collect()
+    gc.freeze()  # what there is now stays; collections need not look at it again
+    started(app)
+    await stop.wait()
+    _log.info("draining", connections=app.node.connections)
+    stopping = asyncio.create_task(app.stop())
+    _, late = await asyncio.wait({stopping}, timeout=app.config.session.drain_timeout_s + LAST_GRACE)
+    if late:
+        _log.warning("not everyone left in time")
+        os._exit(0)
+    await stopping
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the process's limit of open files as far as it may, and return it: a connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else 1 << 30
