@@ -18,27 +18,33 @@ buffer, and no heartbeat watches this endpoint."""
 class Echo:
     """The user of one echo wire.
 
-    It stops reading while more than `high` bytes (the wire's own high-water mark, else `writable` would
-    not come) wait to be read by the peer, so one connection holds `high` bytes plus one read's echoes.
+    It writes once per read, not once per message: many small segments would wait for acknowledgements that
+    the peer delays. It stops reading while more than `high` bytes (the wire's own high-water mark, else
+    `writable` would not come) wait to be read by the peer, so one connection holds `high` bytes plus the
+    echoes of one read.
     """
 
-    __slots__ = ("_high", "_stall", "_stall_timeout", "_wire")
+    __slots__ = ("_echoes", "_high", "_stall", "_stall_timeout", "_wire")
 
     def __init__(self, wire: Wire, high: int, stall_timeout: float = ECHO_STALL_TIMEOUT) -> None:
         self._wire = wire
         self._high = high
         self._stall_timeout = stall_timeout
         self._stall: asyncio.TimerHandle | None = None
+        self._echoes: list[bytes] = []
 
     def received(self, payload: bytes, binary: bool) -> None:
+        self._echoes.append(self._wire.frame(payload, binary))
+
+    def batch_ended(self) -> None:
+        if not self._echoes:
+            return
         wire = self._wire
-        wire.write(wire.frame(payload, binary))
+        wire.write(b"".join(self._echoes))
+        self._echoes.clear()
         if self._stall is None and wire.buffered() > self._high:
             wire.pause_reading()
             self._stall = asyncio.get_running_loop().call_later(self._stall_timeout, wire.abort)
-
-    def batch_ended(self) -> None:
-        """Nothing is kept until then."""
 
     def alive(self) -> None:
         """No heartbeat here."""
