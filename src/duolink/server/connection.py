@@ -381,10 +381,10 @@ class Connection:
         if self.confirmed:
             session.confirm()
         node.channels.detached(session, self)
+        node.session_lost(session, code)
         node.sessions.move(session, cause, node.now)
         if cause is Cause.LOST:
             node.links.detached(session)
-        node.session_lost(session, code)
         if self.probed:
             node.greeter.gone(self, session.client_id)
 

@@ -176,7 +176,9 @@ class Greeter:
             return
         session = self._node.sessions.get(hello.client_id)
         holder = session.connection if session is not None else None
-        if (
+        if session is not None and 0 < hello.run < session.run:
+            self._superseded(greeting)
+        elif (
             holder is None
             or self._resumed(hello) is not None
             or self._node.config.session.duplicate == "replace"
@@ -255,6 +257,10 @@ class Greeter:
         session = self._node.sessions.get(client_id)
         return client_id not in self._busy and (session is None or session.connection in (silent, None))
 
+    def _superseded(self, greeting: Greeting) -> None:
+        text = "a newer process of this client has registered"
+        self._refuse(greeting.connection, ErrorCode.SUPERSEDED, CloseCode.SUPERSEDED, text)
+
     def _duplicate(self, greeting: Greeting) -> None:
         text = "this client id is in use"
         self._refuse(greeting.connection, ErrorCode.DUPLICATE, CloseCode.DUPLICATE, text)
@@ -277,8 +283,7 @@ class Greeter:
         elif isinstance(answer, Failure):
             self._failed(greeting)
         elif isinstance(answer, RunVerdict) and not answer.accepted:
-            text = "a newer process of this client has registered"
-            self._refuse(greeting.connection, ErrorCode.SUPERSEDED, CloseCode.SUPERSEDED, text)
+            self._superseded(greeting)
             self._next(hello.client_id)
         else:
             run = answer.newest if isinstance(answer, RunVerdict) else answer
