@@ -199,7 +199,7 @@ def test_close_ends_everything(loop):
             assert await polite.frame() is None
             await polite.aclose()
             await silent.aclose()
-            await asyncio.wait_for(closing, 5)
+            await asyncio.wait_for(asyncio.gather(closing, endpoint.listener.wait_empty()), 5)
             assert await user.until_closed() == (1012, "restart")
             assert await idle.ended() == await page.ended() == b""
             assert endpoint.listener.connections == 0

@@ -194,7 +194,7 @@ class Listener:
     async def wait_empty(self) -> None:
         """Wait until no connection is left but those of plain HTTP. Cancelling is safe."""
         while self._handshakes or self._lingering or self._wires:
-            self._one_ended = asyncio.Event()
+            self._one_ended.clear()
             await self._one_ended.wait()
 
     # Accepting.
