@@ -1,1 +1,140 @@
-"""A real-time link between clients."""
+"""duolink: a real-time link between clients. Every message arrives once, in order, or is named as lost.
+
+    async with duolink.connect("ws://127.0.0.1:8080", client_id="alice") as client:
+        link = client.link("bob")
+        await link.send({"hi": 1})
+        async for message in link:
+            print(message.data)
+
+The names below are imported when they are first used, so that a server does not load the client.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from duolink.client.channel import Channel, HistoryPage, Position, Publication, Subscription
+    from duolink.client.client import Client, connect
+    from duolink.client.errors import (
+        Busy,
+        ClientClosed,
+        CommandFailed,
+        CommandTimeout,
+        DuolinkError,
+        Forked,
+        InvalidData,
+        Lost,
+        Refused,
+        RequestFailed,
+        RequestTimeout,
+        Unreachable,
+        Unsettled,
+        WindowFull,
+    )
+    from duolink.client.events import (
+        ChannelGap,
+        Event,
+        HandlerFailed,
+        MessagesLost,
+        PeerChanged,
+        PresenceChanged,
+        State,
+        StateChanged,
+        SubscriptionEnded,
+        Trouble,
+    )
+    from duolink.client.link import Link
+    from duolink.client.message import Message, Sent
+    from duolink.protocol.codes import CloseCode, LossReason, PeerState
+    from duolink.protocol.session import Options
+
+_HOMES = {
+    "duolink.client.channel": ("Channel", "HistoryPage", "Position", "Publication", "Subscription"),
+    "duolink.client.client": ("Client", "connect"),
+    "duolink.client.errors": (
+        "Busy",
+        "ClientClosed",
+        "CommandFailed",
+        "CommandTimeout",
+        "DuolinkError",
+        "Forked",
+        "InvalidData",
+        "Lost",
+        "Refused",
+        "RequestFailed",
+        "RequestTimeout",
+        "Unreachable",
+        "Unsettled",
+        "WindowFull",
+    ),
+    "duolink.client.events": (
+        "ChannelGap",
+        "Event",
+        "HandlerFailed",
+        "MessagesLost",
+        "PeerChanged",
+        "PresenceChanged",
+        "State",
+        "StateChanged",
+        "SubscriptionEnded",
+        "Trouble",
+    ),
+    "duolink.client.link": ("Link",),
+    "duolink.client.message": ("Message", "Sent"),
+    "duolink.protocol.codes": ("CloseCode", "LossReason", "PeerState"),
+    "duolink.protocol.session": ("Options",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Busy",
+    "Channel",
+    "ChannelGap",
+    "Client",
+    "ClientClosed",
+    "CloseCode",
+    "CommandFailed",
+    "CommandTimeout",
+    "DuolinkError",
+    "Event",
+    "Forked",
+    "HandlerFailed",
+    "HistoryPage",
+    "InvalidData",
+    "Link",
+    "LossReason",
+    "Lost",
+    "Message",
+    "MessagesLost",
+    "Options",
+    "PeerChanged",
+    "PeerState",
+    "Position",
+    "PresenceChanged",
+    "Publication",
+    "Refused",
+    "RequestFailed",
+    "RequestTimeout",
+    "Sent",
+    "State",
+    "StateChanged",
+    "Subscription",
+    "SubscriptionEnded",
+    "Trouble",
+    "Unreachable",
+    "Unsettled",
+    "WindowFull",
+    "connect",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'duolink' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""The client: an asyncio driver, thin over the machines of `duolink.protocol`."""

@@ -1,0 +1,629 @@
+"""A client: one named process on a server, with its links and channels."""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from random import random
+from types import TracebackType
+from typing import Any, Final
+from weakref import WeakSet, WeakValueDictionary
+
+from msgspec import Raw
+
+from duolink.client.address import parse_address
+from duolink.client.channel import Channel, Subscription
+from duolink.client.driver import Driver, Token
+from duolink.client.errors import (
+    ClientClosed,
+    CommandFailed,
+    CommandTimeout,
+    InvalidData,
+    Refused,
+    RequestFailed,
+    Unreachable,
+    Unsettled,
+)
+from duolink.client.events import Event, HandlerFailed, MessagesLost, Trouble
+from duolink.client.link import ENVELOPE, DataHandler, Link, MessageHandler
+from duolink.client.message import Message, Sent, decode, encode
+from duolink.client.stream import EventStream, Item, MessageStream, Post, Pump
+from duolink.client.transport import Dial, dialler
+from duolink.protocol import codec, limits
+from duolink.protocol.codes import may_reconnect
+from duolink.protocol.events import (
+    Answered,
+    EphemeralReceived,
+    FromLink,
+    ProtocolTrouble,
+    SignalReceived,
+    State,
+    StateChanged,
+)
+from duolink.protocol.events import Event as SessionEvent
+from duolink.protocol.link import Link as Machine
+from duolink.protocol.messages import (
+    Ephemeral,
+    Error,
+    History,
+    LinkMessage,
+    PresenceQuery,
+    Publication,
+    Publish,
+    Signal,
+    Welcome,
+)
+from duolink.protocol.outbound import Settled, Stored
+from duolink.protocol.session import Options, Session, TooManyLinks
+
+CLOSE_TIMEOUT: Final = 5.0
+"""Seconds that leaving a client waits for what is not safe yet."""
+
+COMMAND_TIMEOUT: Final = 60.0
+"""Seconds a command waits for the server's answer, connections lost and regained included."""
+
+DEFAULT_OPTIONS: Final = Options()
+"""How a client connects that says nothing else."""
+
+_log: Final = logging.getLogger("duolink")
+
+
+class Client:
+    """One client process on a server. Made by `connect`, used as an asynchronous context manager; inside
+    it is online, or on its way back. All of it belongs to one event loop."""
+
+    def __init__(
+        self,
+        url: str,
+        client_id: str,
+        *,
+        token: Token = None,
+        tls: ssl.SSLContext | None = None,
+        close_timeout: float = CLOSE_TIMEOUT,
+        options: Options = DEFAULT_OPTIONS,
+        dial: Dial | None = None,
+    ) -> None:
+        self.address = parse_address(url)
+        self.close_timeout = close_timeout
+        self._session = Session(client_id, random=random, options=options)
+        self._token = token
+        self._dial = dial or dialler(self.address, tls)
+        self._driver: Driver | None = None
+        self._online: asyncio.Future[None] | None = None
+        self._final: StateChanged | None = None  # how it ended
+        self._leaving: asyncio.Future[None] | None = None  # set: something may have become safe
+        self._closing: asyncio.Task[None] | None = None
+        self._links: dict[str, Link] = {}
+        self._channels: dict[str, Channel] = {}
+        self._subscriptions: WeakValueDictionary[str, Subscription] = WeakValueDictionary()
+        self._post = Post()
+        self._pump: Pump | None = None
+        self._on_request: MessageHandler | None = None
+        self._requests: dict[str, asyncio.Future[Any]] = {}
+        self._commands = asyncio.Semaphore(limits.MAX_PENDING)
+        self._names = 0
+        self._unsafe = 0  # numbered, and neither stored nor settled
+        self._abandoned = 0  # of those, how many the end of the client has cut off
+        self._listeners: list[Callable[[Event], Any]] = []
+        self._events: WeakSet[EventStream[Event]] = WeakSet()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- life ----------------------------------------------------------------------------------
+
+    @property
+    def client_id(self) -> str:
+        """Its name on the server."""
+        return self._session.client_id
+
+    @property
+    def state(self) -> State:
+        """idle, connecting, online, reconnecting, offline or closed."""
+        return self._session.state
+
+    @property
+    def welcome(self) -> Welcome | None:
+        """What the server said at the newest hello: limits, heartbeat, whether it stores."""
+        return self._session.welcome
+
+    async def open(self) -> None:
+        """Connect. Raises `Unreachable` or `Refused`; a client can be opened once."""
+        if self._driver is not None:
+            raise ClientClosed("a client is opened once; make another one")
+        self._driver = Driver(
+            self._session,
+            self._dial,
+            self._token,
+            deliver=self._deliver,
+            writable=self._admit,
+            report=self._report,
+        )
+        self._online = asyncio.get_running_loop().create_future()
+        self._driver.start()
+        try:
+            await self._online
+        except BaseException:
+            await self._release()
+            raise
+        if self._final is not None:
+            await self._release()
+            raise self._failure(self._final)
+
+    async def close(self) -> None:
+        """Leave: wait up to `close_timeout` seconds until everything sent is safe, send what
+        acknowledgements are owed, say goodbye, and release everything.
+
+        Raises `Unsettled` when not everything was safe in time. Repeating is harmless.
+        """
+        if self._driver is None:
+            return
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._leave(), name="duolink close")
+        closing = self._closing
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            closing.cancel()
+            await asyncio.wait([closing])
+            raise
+        if self._abandoned:
+            raise Unsettled(self._abandoned)
+
+    async def __aenter__(self) -> "Client":
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            # Who is cancelled or interrupted wants to be gone; acknowledgements and goodbye still go out.
+            if error is not None and not isinstance(error, Exception):
+                self.close_timeout = 0.0
+            await self.close()
+        except Unsettled:
+            if error is None:
+                raise
+
+    def cut(self) -> None:
+        """Cut the connection off, as a network would; the client comes back by itself. For tests and
+        demonstrations."""
+        if self._driver is not None:
+            self._driver.cut()
+
+    async def _leave(self) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.close_timeout
+        try:
+            while not self._all_safe() and loop.time() < deadline:
+                self._leaving = loop.create_future()
+                await asyncio.wait([self._leaving], timeout=deadline - loop.time())
+        finally:
+            self._leaving = None
+            await self._release()
+
+    def _all_safe(self) -> bool:
+        if self.state is State.CLOSED:
+            return True
+        if self._unsafe or any(link._queued for link in self._links.values()):
+            return False
+        return self.state is State.ONLINE or not any(
+            machine.owes_acks for machine in self._session.links.values()
+        )
+
+    async def _release(self) -> None:
+        """End the session and everything that belongs to it."""
+        assert self._driver is not None
+        await self._driver.stop()
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    # --- links and channels --------------------------------------------------------------------
+
+    def link(self, peer: str, *, watch: bool = True) -> Link:
+        """Return the link to a peer. `watch`: hear of its state.
+
+        Raises `ValueError` for what cannot be a peer, or when as many peers are watched as the server
+        allows (then pass `watch=False`), `ClientClosed`.
+        """
+        self._check_open()
+        try:
+            self._session.link(peer)
+        except TooManyLinks as error:
+            raise ValueError(str(error)) from None
+        if watch and peer not in self._session.watched:
+            welcome = self._session.welcome
+            most = welcome.limits.watched if welcome is not None else limits.MAX_WATCHED
+            if len(self._session.watched) >= most:
+                raise ValueError(f"{most} peers are watched already; pass watch=False")
+            self._session.watch(peer)
+            self._flush()
+        return self._link(peer)
+
+    def channel(self, name: str) -> Channel:
+        """Return a channel. Raises `ValueError` for what cannot be its name."""
+        channel = self._channels.get(name)
+        if channel is None:
+            if not codec.is_id(name, limits.MAX_CHANNEL):
+                raise ValueError(f"{name!r} cannot be a channel")
+            channel = self._channels[name] = Channel(self, name)
+        return channel
+
+    def messages(self, *, acks: str = "auto", losses: bool = False) -> MessageStream:
+        """Iterate over the messages of all peers that have no reader of their own, first contacts
+        included. See `Link.messages`."""
+        return MessageStream(self, None, acks, losses)
+
+    def on_message(self, handler: MessageHandler | None) -> MessageHandler | None:
+        """Hand the messages of all peers without a reader of their own to a function; see
+        `Link.on_message`."""
+        self._pump = self._replace_pump(self._pump, None, handler)
+        return handler
+
+    def on_request(self, handler: MessageHandler | None) -> MessageHandler | None:
+        """Answer the requests of peers whose link has no such handler. See `Link.on_request`."""
+        self._on_request = handler
+        if handler is not None:
+            for link in list(self._links.values()):
+                if link._on_request is None:
+                    self._serve_held(link, handler)
+        return handler
+
+    # --- events --------------------------------------------------------------------------------
+
+    def events(self) -> EventStream[Event]:
+        """Iterate over what happens from now on; ends when the client is closed."""
+        return EventStream(self._events)
+
+    def on_event(self, listener: Callable[[Event], Any]) -> Callable[[], None]:
+        """Have a function called for every event. Returns a function that stops it."""
+        self._listeners.append(listener)
+
+        def stop() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return stop
+
+    # --- for links, channels and streams -------------------------------------------------------
+
+    @property
+    def _ended(self) -> bool:
+        return self._session.state is State.CLOSED
+
+    def _now(self) -> float:
+        assert self._driver is not None
+        return self._driver.now()
+
+    def _check_open(self) -> None:
+        """Raise `ClientClosed` (or what it is in detail) when the client cannot be used."""
+        if self._ended:
+            raise self._ending()
+        if self._driver is None:
+            raise ClientClosed("the client is not open yet")
+        self._driver.check()
+
+    def _check_stream(self) -> None:
+        """End an iteration when the client is closed: quietly by its own user, else by raising."""
+        if not self._ended:
+            return
+        ending = self._ending()
+        if isinstance(ending, Refused):
+            raise ending
+        raise StopAsyncIteration
+
+    def _ending(self) -> ClientClosed:
+        final = self._final
+        if final is not None and not may_reconnect(final.code):
+            return Refused(final.code, final.reason, final.error)
+        return ClientClosed()
+
+    def _failure(self, final: StateChanged) -> Exception:
+        ending = self._ending()
+        if isinstance(ending, Refused):
+            return ending
+        return Unreachable(self.address.url, final.reason or "no answer")
+
+    def _driver_congested(self) -> bool:
+        return self._driver is not None and self._driver.congested
+
+    def _flush(self) -> None:
+        if self._driver is not None and not self._ended:
+            self._driver.flush()
+
+    def _touched(self, machine: Machine) -> None:
+        self._session.touch(machine)
+        self._flush()
+
+    def _numbered(self, machine: Machine) -> None:
+        self._unsafe += 1
+        self._touched(machine)
+
+    def _admit(self) -> None:
+        for link in list(self._links.values()):
+            link._admit()
+
+    def _encode(self, value: Any) -> tuple[Raw, bool]:
+        data, binary = encode(value)
+        welcome = self._session.welcome
+        most = (welcome.limits.message if welcome is not None else limits.MAX_MESSAGE) - ENVELOPE
+        if len(bytes(data)) > most:
+            raise InvalidData(f"{len(bytes(data))} bytes are too large; {most} may travel in one message")
+        return data, binary
+
+    def _send_once(self, message: Signal | Ephemeral) -> bool:
+        self._check_open()
+        if self._driver_congested() or not self._session.send(message):
+            return False
+        self._flush()
+        return True
+
+    async def _command(
+        self, message: Publish | History | PresenceQuery, patience: float
+    ) -> tuple[Any, tuple[Publication, ...]]:
+        """Give the server a command; return its answer. Raises `CommandFailed`, `CommandTimeout`,
+        `ClientClosed`."""
+        self._check_open()
+        answer: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(patience), self._commands:
+                self._check_open()
+                self._session.command(message, answer, self._now())
+                self._flush()
+                answered = await answer
+        except TimeoutError:
+            raise CommandTimeout(f"no answer from the server within {patience:g} s") from None
+        finally:
+            self._session.commands.forget(answer)
+        if isinstance(answered.answer, Error):
+            if self._ended:
+                raise self._ending()
+            raise CommandFailed(answered.answer.code, answered.answer.message)
+        return answered.answer, answered.publications
+
+    def _new_name(self) -> str:
+        self._names += 1
+        return f"{self._session.run:x}-{self._names:x}"
+
+    def _new_request(self) -> tuple[str, "asyncio.Future[Any]"]:
+        name = self._new_name()
+        answer = self._requests[name] = asyncio.get_running_loop().create_future()
+        return name, answer
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _replace_pump(self, pump: Pump | None, inbox: Any, handler: MessageHandler | None) -> Pump | None:
+        if pump is not None:
+            pump.stop()
+        if handler is None:
+            return None
+        self._check_open()
+        pump = Pump(self, inbox, handler)
+        self._post.claim(inbox, pump)
+        return pump
+
+    def _link(self, peer: str) -> Link:
+        link = self._links.get(peer)
+        if link is None:
+            link = self._links[peer] = Link(self, peer)
+        return link
+
+    def _put(self, peer: str, item: Item) -> None:
+        overflow = self._post.put(peer, item)
+        if overflow is not None:
+            self._tell(overflow)
+
+    # --- requests ------------------------------------------------------------------------------
+
+    def _answered(self, raw: LinkMessage) -> None:
+        answer = self._requests.get(raw.reply)
+        if answer is None or answer.done():
+            return
+        try:
+            data = decode(raw.data, raw.binary)
+        except InvalidData as error:
+            answer.set_exception(error)
+            return
+        if raw.failed:
+            answer.set_exception(RequestFailed(str(data)))
+        else:
+            answer.set_result(data)
+
+    def _serve_held(self, link: Link, handler: MessageHandler) -> None:
+        """Take the requests that came before their handler."""
+        inbox = self._post.inbox(link.peer)
+        held = [item for item in inbox.items if isinstance(item, Message) and item.wants_answer]
+        for message in held:
+            inbox.items.remove(message)
+            self._serve(message, handler)
+
+    def _serve(self, message: Message, handler: MessageHandler) -> None:
+        if message.overdue:
+            message.ack()
+            return
+        try:
+            result = handler(message)
+        except Exception as error:
+            self._serve_failed(message, error)
+            return
+        if hasattr(result, "__await__"):
+            self._spawn(self._serve_later(message, result))
+        else:
+            self._serve_done(message, result)
+
+    async def _serve_later(self, message: Message, result: Any) -> None:
+        try:
+            answer = await result
+        except Exception as error:
+            self._serve_failed(message, error)
+        else:
+            self._serve_done(message, answer)
+
+    def _serve_done(self, message: Message, answer: Any) -> None:
+        try:
+            if message.wants_answer:
+                message.reply(answer)
+        except InvalidData as error:
+            self._serve_failed(message, error)
+        message.ack()
+
+    def _serve_failed(self, message: Message, error: Exception) -> None:
+        self._report("request handler", error)
+        if message.wants_answer:
+            text = str(error) or type(error).__name__
+            message.fail(text[: limits.MAX_REASON * 8])
+        message.ack()
+
+    # --- what happened -------------------------------------------------------------------------
+
+    def _deliver(self, event: SessionEvent) -> None:
+        if isinstance(event, FromLink):
+            self._link(event.peer)._event(event.event)
+        elif isinstance(event, StateChanged):
+            self._changed(event)
+        elif isinstance(event, Answered):
+            if not event.context.done():
+                event.context.set_result(event)
+        elif isinstance(event, EphemeralReceived):
+            self._ephemeral(event.ephemeral)
+        elif isinstance(event, SignalReceived):
+            self._signal(event.signal)
+        elif isinstance(event, ProtocolTrouble):
+            self._trouble(event.code, event.reason)
+        else:
+            subscription = self._subscriptions.get(event.channel)
+            if subscription is not None:
+                subscription._event(event)
+        if self._leaving is not None and not self._leaving.done():
+            self._leaving.set_result(None)
+
+    def _changed(self, change: StateChanged) -> None:
+        if change.state is State.CLOSED:
+            self._final = change
+            self._end()
+        self._tell(change)
+        if change.state is State.CLOSED:
+            for stream in list(self._events):
+                stream.end()
+        if self._online is not None and not self._online.done() and change.state is not State.CONNECTING:
+            self._online.set_result(None)
+
+    def _end(self) -> None:
+        """Tell everybody who waits."""
+        for answer in self._requests.values():
+            if not answer.done():
+                answer.set_exception(self._ending())
+        for link in self._links.values():
+            link._end()
+        for subscription in list(self._subscriptions.values()):
+            subscription._end()
+        self._post.wake()
+
+    def _settled(self, event: Settled) -> None:
+        sent = event.entry.context
+        if type(sent) is not Sent:
+            return
+        if not sent._safe:
+            sent._safe = True
+            self._unsafe -= 1
+            if event.reason and self._ended:
+                self._abandoned += 1
+        if event.reason:
+            sent._become("lost", event.reason, event.certain)
+        else:
+            sent._become("delivered")
+
+    def _stored(self, event: Stored) -> None:
+        sent = event.entry.context
+        if type(sent) is Sent and not sent._safe:
+            sent._safe = True
+            self._unsafe -= 1
+            sent._become("stored")
+
+    def _ephemeral(self, ephemeral: Ephemeral) -> None:
+        handler: DataHandler | None = None
+        if ephemeral.channel:
+            channel = self._channels.get(ephemeral.channel)
+            if channel is not None and channel._on_ephemeral is not None:
+                self._call("ephemeral handler", channel._on_ephemeral, ephemeral, ephemeral.sender)
+            return
+        link = self._links.get(ephemeral.sender)
+        handler = link._on_ephemeral if link is not None else None
+        if handler is not None:
+            self._call("ephemeral handler", handler, ephemeral)
+
+    def _signal(self, signal: Signal) -> None:
+        link = self._links.get(signal.sender)
+        if link is not None and link._on_signal is not None:
+            self._call("signal handler", link._on_signal, signal)
+
+    def _call(self, what: str, handler: Callable[..., Any], message: Ephemeral | Signal, *more: Any) -> None:
+        try:
+            data = decode(message.data, isinstance(message, Ephemeral) and message.binary)
+            result = handler(data, *more)
+        except Exception as error:
+            self._report(what, error)
+            return
+        if hasattr(result, "__await__"):
+            self._spawn(self._finish_call(what, result))
+
+    async def _finish_call(self, what: str, result: Any) -> None:
+        try:
+            await result
+        except Exception as error:
+            self._report(what, error)
+
+    def _tell(self, event: Event) -> None:
+        for listener in list(self._listeners):
+            try:
+                listener(event)
+            except Exception as error:
+                self._log_failure("event listener", error)
+        for stream in list(self._events):
+            stream.put(event)
+
+    def _trouble(self, code: str, reason: str) -> None:
+        _log.warning("%s: %s: %s", self.client_id, code, reason)
+        self._tell(Trouble(code, reason))
+
+    def _report(self, what: str, error: BaseException) -> None:
+        """An application's function raised: say so, and go on."""
+        self._log_failure(what, error)
+        self._tell(HandlerFailed(what, error))
+
+    def _log_failure(self, what: str, error: BaseException) -> None:
+        context = {"message": f"duolink: a {what} of {self.client_id} raised", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(context)
+
+    def __repr__(self) -> str:
+        return f"<Client {self.client_id!r} at {self.address.url}, {self.state}>"
+
+
+def connect(
+    url: str,
+    *,
+    client_id: str,
+    token: Token = None,
+    tls: ssl.SSLContext | None = None,
+    close_timeout: float = CLOSE_TIMEOUT,
+    options: Options = DEFAULT_OPTIONS,
+) -> Client:
+    """Return a client, to be entered with `async with`.
+
+    `url` is `ws://`, `wss://` (without a path: `/ws`), `tcp://` or `tcps://`. `token` is a string, or a
+    function (a coroutine function too) that returns a fresh one; it is asked at every connect and
+    before the old one ends. `tls` replaces the default context. Entering raises `Unreachable` or
+    `Refused`; leaving waits up to `close_timeout` seconds until everything sent is safe, else raises
+    `Unsettled`.
+
+    Raises `ValueError` for a URL or a `client_id` that cannot be.
+    """
+    return Client(url, client_id, token=token, tls=tls, close_timeout=close_timeout, options=options)
+
+
+__all__ = ["CLOSE_TIMEOUT", "COMMAND_TIMEOUT", "Client", "MessagesLost", "connect"]

@@ -1,0 +1,256 @@
+"""The asyncio driver of a session: callbacks feed the machine, one timer wakes it, one flush per loop
+turn carries out what it asks. It has no task, except while a transport is being opened."""
+
+import asyncio
+import inspect
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from duolink.client.errors import Forked
+from duolink.client.transport import CLOSE_TIMEOUT, CONNECT_TIMEOUT, Dial, HandshakeRefused, Transport
+from duolink.protocol import limits
+from duolink.protocol.codes import CloseCode
+from duolink.protocol.events import Action, Close, Event, Open, State
+from duolink.protocol.payload import Send
+from duolink.protocol.session import Session
+
+Token = str | Callable[[], str | Awaitable[str]] | None
+"""A token, or what returns a fresh one whenever the client connects or the old one is about to end."""
+
+CLOCK_LOOK: Final = 5.0
+"""Longest time in seconds between two comparisons of the clocks: a machine that wakes up asks for life
+this soon."""
+
+REFRESH_MARGIN: Final = 60.0
+"""Seconds before its end at which a token is replaced; a quarter of its life if that is shorter."""
+
+
+class Driver:
+    """Runs a session. `deliver` gets its events, `writable` is called when applications may go on
+    sending, `report` gets what went wrong in the background."""
+
+    def __init__(
+        self,
+        session: Session,
+        dial: Dial,
+        token: Token,
+        *,
+        deliver: Callable[[Event], None],
+        writable: Callable[[], None],
+        report: Callable[[str, BaseException], None],
+    ) -> None:
+        self.session = session
+        self.loop = asyncio.get_running_loop()
+        self._dial, self._token = dial, token
+        self._deliver, self._writable, self._report = deliver, writable, report
+        self._transport: Transport | None = None
+        self._sockets: set[Transport] = set()  # not gone yet: the current one, and those that are closing
+        self._opening: asyncio.Task[None] | None = None
+        self._fresh_token = ""
+        self._flushing: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._gone: asyncio.Future[None] | None = None
+        self._clocks = time.time() - self.loop.time()
+        self._pid = os.getpid()
+
+    # --- the application's side ----------------------------------------------------------------
+
+    @property
+    def congested(self) -> bool:
+        """Whether the transport holds more than it should: no new messages now."""
+        return self._transport is not None and self._transport.congested
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is left of it: no socket, timer or task."""
+        return not (self._sockets or self._opening or self._timer or self._flushing)
+
+    def check(self) -> None:
+        """Raise `Forked` in a child process."""
+        if os.getpid() != self._pid:
+            raise Forked("the client was connected in another process; connect anew")
+
+    def now(self) -> float:
+        """The machine's clock."""
+        return self.loop.time()
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self.session.start(self.now())
+        self.flush()
+
+    def flush(self) -> None:
+        """Have what the application gave the session sent, together with the rest of this loop turn."""
+        if self._flushing is None and not self.loop.is_closed():
+            self._flushing = self.loop.call_soon(self._flush)
+
+    async def token(self) -> str:
+        """Return a token to present now."""
+        token = self._token
+        if callable(token):
+            answer = token()
+            token = await answer if inspect.isawaitable(answer) else answer
+        return token or ""
+
+    def cut(self) -> None:
+        """Cut the connection off as a network would: the session resumes on another one."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def stop(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Leave in order, and return when nothing is left: no task, timer or socket."""
+        self.session.close(self.now(), code, reason)
+        self._turn()
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.cancel()
+            await asyncio.wait([opening])
+        try:
+            await self._wait_gone()
+        finally:
+            for transport in list(self._sockets):
+                transport.abort()
+        await self._wait_gone()
+        for handle in (self._timer, self._flushing):
+            if handle is not None:
+                handle.cancel()
+        self._timer = self._flushing = None
+
+    async def _wait_gone(self) -> None:
+        if self._sockets:
+            self._gone = self.loop.create_future()
+            await asyncio.wait([self._gone], timeout=CLOSE_TIMEOUT)
+            self._gone = None
+
+    # --- the machine's turn --------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        self._flushing = None
+        self._turn()
+
+    def _turn(self) -> None:
+        """Let the machine do what is due, carry out what it asks, tell what happened."""
+        if os.getpid() != self._pid:
+            return  # a forked child: the socket belongs to the parent
+        session = self.session
+        now = self.loop.time()
+        self._look_at_clocks(now)
+        for action in session.take(now):
+            self._act(action)
+        for event in session.events():
+            self._deliver(event)
+        self._arm(session.next_timer(now), now)
+
+    def _act(self, action: Action) -> None:
+        if type(action) is Send:
+            if self._transport is not None:
+                self._transport.send(action.payload, action.binary)
+        elif type(action) is Open:
+            self._opening = self.loop.create_task(self._open(), name="duolink connect")
+        elif type(action) is Close:
+            transport, self._transport = self._transport, None
+            if transport is not None:
+                transport.close(action.code, action.reason)
+            elif self._opening is not None:
+                self._opening.cancel()
+
+    def _look_at_clocks(self, now: float) -> None:
+        clocks = time.time() - now
+        if abs(clocks - self._clocks) > limits.CLOCK_JUMP:
+            self.session.network_changed(now)
+        self._clocks = clocks
+
+    def _arm(self, at: float, now: float) -> None:
+        if self.session.state is State.CLOSED:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            return
+        at = min(at, now + CLOCK_LOOK)
+        if self._timer is not None:
+            if self._timer.when() <= at:
+                return  # it fires early, and is armed anew then
+            self._timer.cancel()
+        self._timer = self.loop.call_at(at, self._time)
+
+    def _time(self) -> None:
+        self._timer = None
+        self._turn()
+
+    # --- opening -------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                self._fresh_token = await self.token()
+                await self._dial(self)
+        except HandshakeRefused as error:
+            final = error.final and self.session.welcome is None
+            self._failed(CloseCode.POLICY_VIOLATION if final else CloseCode.ABNORMAL, str(error))
+        except TimeoutError:
+            self._failed(CloseCode.ABNORMAL, f"no connection within {CONNECT_TIMEOUT:g} s")
+        except OSError as error:
+            self._failed(CloseCode.ABNORMAL, _explain(error))
+        except Exception as error:  # the application's own, from its token
+            self._report("token", error)
+            self._failed(CloseCode.ABNORMAL, f"no token: {error}")
+        else:
+            self._opening = None
+
+    def _failed(self, code: int, reason: str) -> None:
+        self._opening = None
+        self.session.lost(code, reason, self.now())
+        self._turn()
+
+    # --- TransportUser -------------------------------------------------------------------------
+
+    def opened(self, transport: Transport) -> None:
+        """See `TransportUser`."""
+        self._sockets.add(transport)
+        if self.session.state is State.CLOSED or self._transport is not None:
+            transport.abort()
+            return
+        self._transport = transport
+        self.session.opened(self._fresh_token, self.now())
+        self._turn()
+
+    def received(self, transport: Transport, payload: bytes, binary: bool) -> None:
+        """See `TransportUser`."""
+        if transport is self._transport:
+            self.session.received(payload, binary, self.now())
+
+    def batch_ended(self, transport: Transport) -> None:
+        """See `TransportUser`."""
+        if transport is self._transport:
+            self._turn()
+
+    def alive(self, transport: Transport) -> None:
+        """See `TransportUser`."""
+        if transport is self._transport:
+            self.session.alive(self.now())
+
+    def writable(self, transport: Transport) -> None:
+        """See `TransportUser`."""
+        if transport is self._transport:
+            self._writable()
+
+    def closed(self, transport: Transport, code: int, reason: str) -> None:
+        """See `TransportUser`."""
+        if transport is self._transport:
+            self._transport = None
+            self.session.lost(code, reason, self.now())
+            self._turn()
+
+    def gone(self, transport: Transport) -> None:
+        """See `TransportUser`."""
+        self._sockets.discard(transport)
+        if self._gone is not None and not self._sockets and not self._gone.done():
+            self._gone.set_result(None)
+
+
+def _explain(error: OSError) -> str:
+    """Return what a person wants to read of it."""
+    inner: Any = error.__cause__ or error
+    return getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
