@@ -294,6 +294,18 @@ def test_close_half_closes_reads_on_and_cuts_off_after_its_time() -> None:
     assert bench.user.end == (1012, "restart")
 
 
+def test_closing_a_connection_that_was_reset_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_eof() -> None:
+        raise OSError(107, "Transport endpoint is not connected")
+
+    bench = Bench()
+    monkeypatch.setattr(bench.transport, "write_eof", write_eof)
+    bench.wire.close(1012)
+    assert bench.transport.aborted
+    bench.wire.connection_lost(None)
+    assert bench.user.end == (1012, "")
+
+
 def test_tls_is_closed_by_its_own_record() -> None:
     bench = Bench(transport=Transport(tls=True))
     assert bench.wire.secure

@@ -153,6 +153,10 @@ class App:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.config.listen.host, self.config.listen.host)
         return f"[{host}]" if ":" in host else host
 
+    def not_ready(self) -> tuple[str, ...]:
+        """Return why it takes no clients; nothing when it does."""
+        return (self._not_ready,) if self._not_ready else ()
+
     async def start(self) -> None:
         """Make the node and open the ports. Raises `OSError` when one cannot be had; then none is open."""
         loop = asyncio.get_running_loop()
@@ -250,7 +254,7 @@ class App:
             routes,
             host=config.listen.host,
             port=config.listen.port,
-            http=ASGIServer(cast(ASGI3Application, make_app(config, registry, self._not_ready_because))),
+            http=ASGIServer(cast(ASGI3Application, make_app(config, registry, self.not_ready))),
             origins=OriginPolicy(frozenset(config.listen.origins), config.development),
             tls=self._tls,
             options=options,
@@ -299,9 +303,6 @@ class App:
     def _close_timeout(self) -> float:
         """A close must not outlast a shutdown."""
         return min(self.config.wire.close_timeout_s, self.config.session.drain_timeout_s)
-
-    def _not_ready_because(self) -> tuple[str, ...]:
-        return (self._not_ready,) if self._not_ready else ()
 
     def _count(self, event: str, label: str) -> None:
         """Count and log what a listener refused."""

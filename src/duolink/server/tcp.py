@@ -147,7 +147,11 @@ class TcpWire(asyncio.BufferedProtocol):
         if transport.is_closing():  # the peer was first
             return
         if transport.can_write_eof():
-            transport.write_eof()
+            try:
+                transport.write_eof()
+            except OSError:  # reset, and the loop does not know yet
+                transport.abort()
+                return
             transport.resume_reading()  # or its end of file would never be seen
         else:  # TLS ends with a record of its own
             transport.close()

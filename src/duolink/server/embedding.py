@@ -1,0 +1,458 @@
+"""A server inside your own program."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from math import inf
+from types import TracebackType
+from typing import Any, Final, NamedTuple, TypeVar
+
+import msgspec
+import structlog
+
+from duolink.protocol import codec
+from duolink.protocol.inbound import Received
+from duolink.protocol.messages import (
+    Ack,
+    Error,
+    LinkMessage,
+    Message,
+    Peer,
+    Probe,
+    Publish,
+    Published,
+    Skip,
+    Stored,
+    Wait,
+)
+from duolink.server.app import App
+from duolink.server.auth import AuthenticationError, Identity
+from duolink.server.config import Config
+from duolink.server.hooks import Action, Hooks
+from duolink.server.links import SERVER
+from duolink.server.serverlink import Incoming, NotDelivered, Sent, ServerLink, encode
+
+__all__ = [
+    "Identity",
+    "Incoming",
+    "NotDelivered",
+    "Position",
+    "PublishFailed",
+    "RequestRefused",
+    "Sent",
+    "Server",
+    "ServerLink",
+]
+
+MAX_LINKS: Final = 10_000
+"""Clients whose links with the application are remembered; the longest idle is forgotten first, and a message
+of its that comes again is then taken as new."""
+
+_log = structlog.get_logger("duolink.server")
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+
+class Position(NamedTuple):
+    """Where a publication stands in its channel."""
+
+    epoch: str
+    offset: int
+
+
+class PublishFailed(Exception):
+    """A publication was refused. `code` is an `ErrorCode`; `uncertain`: it may have happened all the same."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}" if message else code)
+        self.code = code
+
+
+class RequestRefused(Exception):
+    """Raised by a request handler: the client's request fails with this text. (Any other exception is logged,
+    and the client hears only that the handler failed.)"""
+
+
+class Server:
+    """A duolink server as an object: ports open while its context is entered.
+
+        async with Server(port=8080) as server:
+            print(server.url)                                   # ws://127.0.0.1:8080/ws
+
+            @server.on_request
+            async def answer(request):                          # client.link("$server").request("time")
+                return {"you": request.client_id, "asked": request.data}
+
+            await server.publish("news", {"hello": "everybody"})
+            sent = await server.link("alice").send({"hello": "alice"})
+            await sent.delivered()                              # alice's application has finished with it
+
+    Hooks decide and listen; each is optional, a plain function with plain arguments:
+
+    - `authenticate(token) -> Identity | None`: who presents this token (None: there is no token); returning
+      None refuses. With it the server may listen beyond loopback. It must answer at once.
+    - `authorize(identity, "subscribe" | "publish", channel) -> bool | None`: None leaves it to the identity.
+    - `connected(client_id, identity, resumed)`, `disconnected(client_id, code)`, `ended(client_id)`
+    - `message(sender, receiver, lane, run, seq, data, binary)`: a link message was handed over; repeats too.
+    - `published(channel, sender, offset, data, binary)`
+
+    Those that only listen may be `async` functions; each call is then a task of its own.
+
+    `config` is everything else (see `docs/configuration.md`); `host`, `port` and `tcp_port` stand above it.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str | None = None,
+        port: int | None = None,
+        tcp_port: int | None = None,
+        config: Config | None = None,
+        authenticate: Callable[[str | None], Identity | None] | None = None,
+        authorize: Callable[[Identity, Action, str], bool | None] | None = None,
+        connected: Callable[[str, Identity, bool], Any] | None = None,
+        disconnected: Callable[[str, int], Any] | None = None,
+        ended: Callable[[str], Any] | None = None,
+        message: Callable[[str, str, str, int, int, bytes, bool], Any] | None = None,
+        published: Callable[[str, str, int, bytes, bool], Any] | None = None,
+    ) -> None:
+        """Raises `ConfigError` for settings that are not allowed."""
+        if not structlog.is_configured():
+            _log_to_standard_library()
+        self._authorize = authorize
+        self._app = App(
+            _configured(config or Config(), host, port, tcp_port, external=authenticate is not None),
+            authenticator=_HookAuthenticator(authenticate) if authenticate is not None else None,
+            hooks=Hooks(
+                authorize=self._may if authorize is not None else None,
+                connected=self._listening(connected),
+                disconnected=self._listening(disconnected),
+                ended=self._listening(ended),
+                message=self._listening(message),
+                published=self._listening(published),
+            ),
+        )
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._links: dict[str, ServerLink] = {}  # the longest unused first
+        self._touched: dict[ServerLink, None] = {}
+        self._due: dict[ServerLink, float] = {}  # when those that wait for something want to be looked at
+        self._pumping = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._commands: dict[int, asyncio.Future[Message]] = {}
+        self._last_command = 0
+        self._on_request: Callable[[Incoming], Any] | None = None
+        self._on_message: Callable[[Incoming], Any] | None = None
+        self._running = False
+
+    # --- life ------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> "Server":
+        """Open the ports. Raises `OSError` when one cannot be had."""
+        await self._app.start()
+        self._loop = asyncio.get_running_loop()
+        self._app.node.local.deliver = self._deliver
+        self._running = True
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Tell clients to come back later, close every connection and port, end the tasks of handlers."""
+        self._running = False
+        await self._app.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+        for link in self._links.values():
+            link.close()
+        for future in self._commands.values():
+            future.cancel()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return self._app.url
+
+    @property
+    def http_url(self) -> str:
+        """Where health and metrics are."""
+        return self._app.http_url
+
+    @property
+    def port(self) -> int:
+        """The port of WebSocket and HTTP."""
+        return self._app.port
+
+    @property
+    def tcp_port(self) -> int:
+        """The port of plain TCP; 0 without one."""
+        return self._app.tcp_port
+
+    # --- what the application does -----------------------------------------------------------------
+
+    def link(self, client_id: str) -> ServerLink:
+        """Return the link to a client. Raises `ValueError` for what is no client id."""
+        self._check_running()
+        if not codec.is_client_id(client_id):
+            raise ValueError(f"{client_id!r} cannot be a client id")
+        link = self._links.pop(client_id, None)
+        if link is None:
+            self._forget_idle()
+            app = self._app
+            window = (app.config.links.window, app.config.links.window_bytes)
+            link = ServerLink(client_id, app.node.local.run, window, app.node.clock.monotonic, self._touch)
+        self._links[client_id] = link
+        return link
+
+    async def publish(self, channel: str, data: Any, *, key: str = "") -> Position:
+        """Append a value (JSON, or bytes) to a channel; subscribers hear it from `$server`.
+
+        A `key` makes it idempotent: the same key returns the first position while it is remembered. Raises
+        `PublishFailed`, and `DataError` for a value that cannot travel.
+        """
+        self._check_running()
+        body, binary = encode(data)
+        self._last_command += 1
+        command = self._last_command
+        answer: asyncio.Future[Message] = self._loop.create_future()
+        self._commands[command] = answer
+        try:
+            self._say(Publish(id=command, channel=channel, key=key, binary=binary, data=body))
+            message = await answer
+        finally:
+            del self._commands[command]
+        if isinstance(message, Published):
+            return Position(message.epoch, message.offset)
+        assert isinstance(message, Error)
+        raise PublishFailed(message.code, message.message)
+
+    def disconnect(self, client_id: str, reason: str = "disconnected") -> bool:
+        """Send a client away for good (3505); return whether it was here."""
+        self._check_running()
+        return self._app.node.disconnect(client_id, reason)
+
+    def on_request(self, handler: Handler) -> Handler:
+        """Answer what clients ask of `$server`: `handler(request)` returns the answer, or an awaitable of it.
+
+        To be used as a decorator; the last one counts. Without one, requests fail with `no_handler`.
+        """
+        self._on_request = handler
+        return handler
+
+    def on_message(self, handler: Handler) -> Handler:
+        """Take what clients send to `$server`: `handler(message)`. A message is delivered when it has
+        returned; async handlers of several messages overlap. Without one, messages are dropped, as
+        delivered."""
+        self._on_message = handler
+        return handler
+
+    # --- hooks -----------------------------------------------------------------------------------
+
+    def _may(self, identity: Identity, action: Action, channel: str) -> bool | None:
+        assert self._authorize is not None
+        return True if identity.user == SERVER else self._authorize(identity, action, channel)
+
+    def _listening(self, hook: Callable[..., Any] | None) -> Callable[..., None] | None:
+        """Return a hook that may be async as one that is not."""
+        if hook is None:
+            return None
+
+        def call(*arguments: Any) -> None:
+            result = hook(*arguments)
+            if inspect.isawaitable(result):
+                self._spawn(_report(result, "a hook raised"))
+
+        return call
+
+    def _spawn(self, work: Awaitable[Any]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- the node's side -------------------------------------------------------------------------
+
+    def _check_running(self) -> None:
+        if not self._running:
+            raise RuntimeError("the server is not running: enter its context first")
+
+    def _say(self, message: Message) -> None:
+        """Say something to the node as `$server`; what it causes is written at the end of the turn."""
+        self._app.node.local.say(message)
+        self._app.node.wake()
+
+    def _deliver(self, message: Message) -> None:
+        """Take what the node says to `$server`."""
+        if not self._running:
+            return
+        peer = ""
+        if isinstance(message, LinkMessage | Ack | Skip | Probe):
+            peer = message.sender
+        elif isinstance(message, Wait | Stored):
+            peer = message.to
+        elif isinstance(message, Peer):
+            peer = message.client_id
+        elif isinstance(message, Error):
+            peer = message.to
+        if peer:
+            if peer in self._links or isinstance(message, LinkMessage | Skip | Probe):
+                self.link(peer).receive(message)
+        elif isinstance(message, Published | Error):
+            answer = self._commands.get(message.id)
+            if answer is not None and not answer.done():
+                answer.set_result(message)
+
+    def _touch(self, link: ServerLink) -> None:
+        """A link has something to say: once, at the end of the turn."""
+        self._touched[link] = None
+        if not self._pumping and self._running:
+            self._pumping = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Say what links have to say, and hand over what came."""
+        self._pumping = False
+        touched, self._touched = self._touched, {}
+        for link in touched:
+            said, came = link.take()
+            for message in said:
+                self._say(message)
+            for event in came:
+                if isinstance(event, Received):
+                    self._handle(link, event.message)
+            self._due[link] = link.next_timer()
+            if self._due[link] == inf:
+                del self._due[link]
+        self._arm()
+
+    def _arm(self) -> None:
+        """Set one timer for all links that wait for something."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._due and self._running:
+            wait = max(0.0, min(self._due.values()) - self._app.node.clock.monotonic())
+            self._timer = self._loop.call_later(wait, self._timed)
+
+    def _timed(self) -> None:
+        now = self._app.node.clock.monotonic()
+        self._timer = None
+        self._touched.update((link, None) for link, due in self._due.items() if due <= now)
+        self._pump()
+
+    def _forget_idle(self) -> None:
+        if len(self._links) >= MAX_LINKS:
+            idle = next((name for name, link in self._links.items() if link.machine.idle), None)
+            if idle is not None:
+                self._due.pop(self._links.pop(idle), None)
+
+    # --- handlers --------------------------------------------------------------------------------
+
+    def _handle(self, link: ServerLink, message: LinkMessage) -> None:
+        """Hand a message or a request to its handler, then finish with it."""
+        incoming = Incoming(link.client_id, message)
+        handler = self._on_request if message.request else self._on_message
+        if handler is None:
+            if message.request:
+                self._answer(link, incoming, "no_handler", failed=True)
+            link.finish(message)
+            return
+        try:
+            result = handler(incoming)
+        except Exception as error:
+            self._failed(link, incoming, error)
+        else:
+            if inspect.isawaitable(result):
+                self._spawn(self._finish_later(link, incoming, message, result))
+                return
+            if message.request:
+                self._answer(link, incoming, result)
+        link.finish(message)
+
+    async def _finish_later(
+        self, link: ServerLink, incoming: Incoming, message: LinkMessage, result: Awaitable[Any]
+    ) -> None:
+        try:
+            value = await result
+        except Exception as error:
+            self._failed(link, incoming, error)
+        else:
+            if message.request:
+                self._answer(link, incoming, value)
+        link.finish(message)
+
+    def _failed(self, link: ServerLink, incoming: Incoming, error: Exception) -> None:
+        if incoming.request and isinstance(error, RequestRefused):
+            self._answer(link, incoming, str(error), failed=True)
+            return
+        _log.error("a handler raised", exc_info=error)
+        if incoming.request:
+            self._answer(link, incoming, "the handler failed", failed=True)
+
+    def _answer(self, link: ServerLink, request: Incoming, value: Any, failed: bool = False) -> None:
+        try:
+            body, binary = encode(value)
+        except codec.DataError as error:
+            _log.error("an answer cannot travel", problem=str(error))
+            body, binary, failed = codec.encode_json("the handler failed"), False, True
+        if not link.reply(request, body, binary, failed):
+            _log.warning("an answer was dropped: its client takes none", client=link.client_id)
+
+
+def _log_to_standard_library() -> None:
+    """Hand log lines to `logging`, which is the embedding program's to set up; structlog by itself prints
+    them to standard output."""
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+
+
+class _HookAuthenticator:
+    """An authenticator that asks the application."""
+
+    def __init__(self, authenticate: Callable[[str | None], Identity | None]) -> None:
+        self._authenticate = authenticate
+
+    def authenticate(self, token: str | None, now: float) -> Identity:
+        """See `Authenticator.authenticate`."""
+        try:
+            identity = self._authenticate(token)
+        except AuthenticationError:
+            raise
+        except Exception as error:
+            _log.error("the authenticate hook raised", exc_info=error)
+            identity = None
+        if identity is None:
+            raise AuthenticationError(
+                "token_invalid" if token else "token_missing", "this token lets nobody in"
+            )
+        return identity
+
+    def room(self, token: str | None, now: float) -> str:
+        """Raise: tickets for rooms need configured keys."""
+        raise AuthenticationError("token_invalid", "this server has no keys to check a ticket with")
+
+
+def _configured(
+    config: Config, host: str | None, port: int | None, tcp_port: int | None, external: bool
+) -> Config:
+    """Return the settings with what the arguments say. Raises `ConfigError`."""
+    given = {"host": host, "port": port, "tcp_port": tcp_port}
+    listen = msgspec.structs.replace(config.listen, **{k: v for k, v in given.items() if v is not None})
+    auth = msgspec.structs.replace(config.auth, external=True) if external else config.auth
+    return msgspec.structs.replace(config, listen=listen, auth=auth)
+
+
+async def _report(work: Awaitable[Any], what: str) -> None:
+    """Await something whose failure only the log should hear of."""
+    try:
+        await work
+    except Exception as error:
+        _log.error(what, exc_info=error)
