@@ -2,10 +2,15 @@
 
 import datetime
 import errno
+import gc
 import os
+import re
+import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from duolink.cli import main as frame
 from duolink.cli.options import DEFAULT_URL, Failed, complete_url, connection_options
-from duolink.cli.serve import explain
+from duolink.cli.serve import announce, explain
+from duolink.server.app import App
 from duolink.server.auth import AuthenticationError, make_authenticator
 from duolink.server.settings import Auth, Config, Key, Listen
 
@@ -198,6 +204,50 @@ def test_the_file_in_the_directory_is_read(directory: Path) -> None:
     result = serve("--check")
     assert result.exit_code == 2 and "duolink.toml: listen.port" in result.stderr
     assert serve("--check", "--port", "1").exit_code == 2, "a file with an error stays an error"
+
+
+@pytest.fixture
+def unchanged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep `serve` from changing the process that runs the tests."""
+    monkeypatch.setattr("duolink.server.log.configure", lambda level, format: None)
+    monkeypatch.setattr("resource.setrlimit", lambda which, limit: None)
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_until_a_signal(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    def announced(app: App) -> None:
+        announce(app)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr("duolink.cli.serve.announce", announced)
+    result = serve("--port", "0", "--tcp", "0", "--memory")
+    assert result.exit_code == 0 and "ws://" not in result.stdout
+    assert re.search(r"ws://127\.0\.0\.1:\d+/ws\n", result.stderr)
+    assert re.search(r"tcp +127\.0\.0\.1:\d+\n", result.stderr)
+    assert "development: no authentication" in result.stderr
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_the_banner_says_that_tokens_are_needed(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def announced(app: App) -> None:
+        announce(app)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("duolink.cli.serve.announce", announced)
+    result = serve("--port", "0", env={"DUOLINK_AUTH_KEYS": f'[{{"algorithm":"HS256","key":"{SECRET}"}}]'})
+    assert "clients need a token" in result.stderr and "  tcp " not in result.stderr
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_port_that_is_taken_is_a_usage_error(directory: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = serve("--port", str(taken.getsockname()[1]))
+    assert result.exit_code == 2 and "the port is in use" in result.stderr
 
 
 @pytest.mark.parametrize(

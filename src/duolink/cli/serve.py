@@ -80,7 +80,7 @@ def serve(
 
     log.configure(found.log.level, found.log.format)
     try:
-        server.run(app, started=_announce)
+        server.run(app, started=announce)
     except OSError as error:
         raise Failed(explain(found, error), EXIT_USAGE) from None
 
@@ -115,7 +115,7 @@ def explain(config: "Config", error: OSError) -> str:
     return f"cannot listen on {listen.host}, port {ports}: {reason}"
 
 
-def _announce(app: "App") -> None:
+def announce(app: "App") -> None:
     """Write the banner."""
     from rich.console import Console
 
