@@ -139,10 +139,15 @@ class Sent:
         """`pending`, `stored`, `delivered` or `lost`."""
         return self._fate
 
-    async def stored(self) -> None:
-        """Return when a mailbox has it, or it is delivered. Raises `Lost`."""
+    async def resolved(self) -> Fate:
+        """Return its fate when it is not pending any more."""
         while self._fate == "pending":
             await self._change()
+        return self._fate
+
+    async def stored(self) -> None:
+        """Return when a mailbox has it, or it is delivered. Raises `Lost`."""
+        await self.resolved()
         self._raise()
 
     async def delivered(self) -> None:
