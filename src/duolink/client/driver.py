@@ -8,11 +8,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from duolink.client.errors import Forked
+from duolink.client.errors import CommandFailed, Forked
 from duolink.client.transport import CLOSE_TIMEOUT, CONNECT_TIMEOUT, Dial, HandshakeRefused, Transport
 from duolink.protocol import limits
 from duolink.protocol.codes import CloseCode
-from duolink.protocol.events import Action, Close, Event, Open, State
+from duolink.protocol.events import Action, Answered, Close, Event, Open, State, StateChanged
+from duolink.protocol.messages import Message, Refresh, Refreshed
 from duolink.protocol.payload import Send
 from duolink.protocol.session import Session
 
@@ -49,6 +50,9 @@ class Driver:
         self._sockets: set[Transport] = set()  # not gone yet: the current one, and those that are closing
         self._opening: asyncio.Task[None] | None = None
         self._fresh_token = ""
+        self._online_at = 0.0
+        self._renewal: asyncio.TimerHandle | None = None
+        self._renewing: asyncio.Task[None] | None = None
         self._flushing: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._gone: asyncio.Future[None] | None = None
@@ -65,7 +69,8 @@ class Driver:
     @property
     def idle(self) -> bool:
         """Whether nothing is left of it: no socket, timer or task."""
-        return not (self._sockets or self._opening or self._timer or self._flushing)
+        handles = (self._opening, self._timer, self._flushing, self._renewal, self._renewing)
+        return not self._sockets and not any(handles)
 
     def check(self) -> None:
         """Raise `Forked` in a child process."""
@@ -103,20 +108,21 @@ class Driver:
         """Leave in order, and return when nothing is left: no task, timer or socket."""
         self.session.close(self.now(), code, reason)
         self._turn()
-        opening, self._opening = self._opening, None
-        if opening is not None:
-            opening.cancel()
-            await asyncio.wait([opening])
+        tasks = [task for task in (self._opening, self._renewing) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         try:
             await self._wait_gone()
         finally:
             for transport in list(self._sockets):
                 transport.abort()
         await self._wait_gone()
-        for handle in (self._timer, self._flushing):
+        for handle in (self._timer, self._flushing, self._renewal):
             if handle is not None:
                 handle.cancel()
-        self._timer = self._flushing = None
+        self._timer = self._flushing = self._renewal = self._opening = self._renewing = None
 
     async def _wait_gone(self) -> None:
         if self._sockets:
@@ -140,7 +146,13 @@ class Driver:
         for action in session.take(now):
             self._act(action)
         for event in session.events():
-            self._deliver(event)
+            if type(event) is StateChanged and event.state is State.ONLINE:
+                self._online_at = now
+                self._plan_renewal(session.welcome.expires if session.welcome is not None else 0)
+            if type(event) is Answered and event.context is self:
+                self._renewed(event.answer)
+            else:
+                self._deliver(event)
         self._arm(session.next_timer(now), now)
 
     def _act(self, action: Action) -> None:
@@ -203,6 +215,42 @@ class Driver:
         self._opening = None
         self.session.lost(code, reason, self.now())
         self._turn()
+
+    # --- renewing the token --------------------------------------------------------------------
+
+    def _plan_renewal(self, expires: int) -> None:
+        """The token ends at that time of the server's clock, in milliseconds; 0: never."""
+        if self._renewal is not None:
+            self._renewal.cancel()
+            self._renewal = None
+        welcome = self.session.welcome
+        if not expires or not callable(self._token) or welcome is None:
+            return
+        now = self.now()
+        life = (expires - welcome.time) / 1000 - (now - self._online_at)
+        if life > 0:
+            self._renewal = self.loop.call_at(now + life - min(REFRESH_MARGIN, life / 4), self._renew)
+
+    def _renew(self) -> None:
+        self._renewal = None
+        if self.session.state is State.ONLINE and self._renewing is None:
+            self._renewing = self.loop.create_task(self._ask_renewal(), name="duolink token")
+
+    async def _ask_renewal(self) -> None:
+        try:
+            token = await self.token()
+            self.session.command(Refresh(id=0, token=token), self, self.now())
+            self.flush()
+        except Exception as error:  # the application's own; at the token's end the server hangs up
+            self._report("token", error)
+        finally:
+            self._renewing = None
+
+    def _renewed(self, answer: Message) -> None:
+        if type(answer) is Refreshed:
+            self._plan_renewal(answer.expires)
+        elif self.session.state is not State.CLOSED:
+            self._report("token", CommandFailed(getattr(answer, "code", ""), getattr(answer, "message", "")))
 
     # --- TransportUser -------------------------------------------------------------------------
 

@@ -188,6 +188,8 @@ class Link:
 
     def _admit(self) -> None:
         """Number those who wait, as long as there is room."""
+        if self._client._ended:
+            return  # what the end has settled makes no room
         for lane, queue in self._queues.items():
             while queue and (queue[0].future.done() or self._has_room(lane, queue[0].data)):
                 waiting = queue.popleft()

@@ -154,13 +154,13 @@ class MessageStream:
     """
 
     def __init__(self, client: "Client", inbox: Inbox | None, acks: str, losses: bool) -> None:
+        self._claimed = False
         if acks not in ("auto", "manual"):
             raise ValueError(f'acks is "auto" or "manual", not {acks!r}')
         self._client, self._inbox = client, inbox
         self._manual, self._losses = acks == "manual", losses
         self._current: Message | None = None
         self._bell = Bell()
-        self._claimed = False
 
     def __aiter__(self) -> "MessageStream":
         return self
