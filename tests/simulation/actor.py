@@ -30,6 +30,7 @@ class Process:
         self.name = f"{client}#{life}"
         self.clock = world.clock
         self.alive = True
+        self.leaving = False
         self.session = Session(client, random=world.random.random)
         self.connection: VirtualConnection | None = None
         self.paths: dict[tuple[str, str], VirtualPath] = {}
@@ -124,8 +125,9 @@ class Process:
             history.sometimes[f"client {event.state}"] += 1
             if event.state is State.ONLINE and self.session.welcome is not None:
                 history.sometimes["resumed" if self.session.welcome.resumed else "new session"] += 1
-            if event.state is State.CLOSED and self.alive and not may_reconnect(event.code):
-                history.sometimes[f"turned away with {event.error or event.code}"] += 1
+            if event.state is State.CLOSED and self.alive and not self.leaving:
+                kind = "gave up" if may_reconnect(event.code) else "turned away"
+                history.sometimes[f"{kind} with {event.error or event.code}"] += 1
                 self.world.exited(self)
         elif type(event) is ChannelJoined:
             gap = event.gap.reason if event.gap is not None else ""
@@ -145,7 +147,7 @@ class Process:
         history = self.world.history
         if type(event) is Received:
             message = event.message
-            uid = codec.decode_json(message.data)
+            uid = codec.decode_json(message.data)[0]
             history.receive(self.name, self.client, peer, event.lane, message.run, message.seq, uid)
             if self.world.random.random() < 0.7:
                 self._finish(peer, message, uid)
@@ -177,14 +179,16 @@ class Process:
         if not self.alive or self.session.welcome is None or self.session.state is State.CLOSED:
             return
         link = self.session.link(peer)
-        uid = f"{self.name}>{peer}/{self.count}/" + "x" * size
-        data = codec.encode_json(uid)
+        uid = f"{self.name}>{peer}/{self.count}"
+        data = codec.encode_json([uid, "x" * size])
         if not link.has_room(len(bytes(data)), lane):
             self.world.history.sometimes["window full"] += 1
             return
         self.count += 1
         entry = link.submit(data, lane=lane, expires=self.clock.now + ttl, context=uid)
-        self.world.history.submit(Submitted(uid, self.name, self.client, peer, lane, self.session.run, entry.seq))
+        self.world.history.submit(
+            Submitted(uid, self.name, self.client, peer, lane, self.session.run, entry.seq)
+        )
         self.session.touch(link)
         self.step()
 

@@ -48,11 +48,19 @@ class History:
         self.submitted[entry.uid] = entry
         self.numbers[entry.process, entry.receiver, entry.lane, entry.run, entry.seq] = entry.uid
 
-    def receive(self, process: str, client: str, sender: str, lane: str, run: int, seq: int, uid: str) -> None:
+    def receive(
+        self, process: str, client: str, sender: str, lane: str, run: int, seq: int, uid: str
+    ) -> None:
         entry = self.submitted.get(uid)
         if entry is None:
             raise Violation(f"invented: {client} got {uid!r}")
-        if (entry.sender, entry.receiver, entry.lane, entry.run, entry.seq) != (sender, client, lane, run, seq):
+        if (entry.sender, entry.receiver, entry.lane, entry.run, entry.seq) != (
+            sender,
+            client,
+            lane,
+            run,
+            seq,
+        ):
             raise Violation(f"misattributed: {entry} as {sender} {lane} {run}:{seq} at {client}")
         if process in entry.received_by:
             raise Violation(f"repeated: {entry} at {process}")
@@ -63,7 +71,9 @@ class History:
             self.sometimes["seen again by a receiver's next life"] += 1
         entry.received_by.append(process)
 
-    def lose(self, process: str, sender: str, lane: str, run: int, first: int, last: int, reason: str) -> None:
+    def lose(
+        self, process: str, sender: str, lane: str, run: int, first: int, last: int, reason: str
+    ) -> None:
         stream = self._advance(process, sender, lane, run, first, last)
         stream.lost.update(range(first, last + 1))
         self.sometimes[f"receiver heard lost({reason})"] += 1

@@ -282,6 +282,7 @@ class World:
             path.dark = True  # what is still there is silent; the links must find the server again
         for process in self.extra:
             if process.alive:
+                process.leaving = True
                 process.apply(lambda session: session.close(self.clock.now, CloseCode.NORMAL))
         for name in self.names:
             if not self.processes[name].alive:

@@ -84,8 +84,8 @@ class _Sending:
     def __init__(self, outbound: Outbound) -> None:
         self.outbound = outbound
         self.cursors: dict[str, int] = {}  # path → next number to send
-        self.held = 0  # the server said wait for this number: nothing goes there …
-        self.held_until = 0.0  # … before this time
+        self.held = 0  # the server said wait for this number: it is the first to be sent there again …
+        self.held_until = 0.0  # … not before this time
         self.probe_at = inf
         self.probe_wait = limits.PROBE_AFTER
         self.top = 0  # highest number sent on any path
@@ -111,7 +111,7 @@ class _Sending:
     def release(self, now: float) -> None:
         """The server may be sent to again; what then leaves is probed for in good time."""
         if self.held_until:
-            self.held, self.held_until = 0, 0.0
+            self.held_until = 0.0
             self.probe_wait = limits.PROBE_AFTER
             self.probe_at = now + self.probe_wait
 
@@ -217,6 +217,7 @@ class Link:
             sending.rewind(path)
             if path == SERVER:
                 sending.release(now)
+                sending.held = 0  # a new connection has refused nothing yet
 
     def resize(self, window: int, window_bytes: int) -> None:
         """The server grants another credit than before; numbers already given stay."""
@@ -244,12 +245,13 @@ class Link:
         restarted = bool(self.peer_process) and peer.run > self.peer_process
         if restarted:
             self._opened = False
-            for sending in self._sending.values():
-                sending.outbound.restart()
             for path in self.paths.names():
                 if path != SERVER:
                     self.fail(path, "the peer was replaced by a newer process")
-        self.peer_process = max(self.peer_process, peer.run)
+        if peer.run > self.peer_process:
+            self.peer_process = peer.run
+            for sending in self._sending.values():
+                sending.outbound.meet(peer.run)
         if state is not self.state or restarted:
             self._events.append(PeerChanged(state, restarted))
         self.state = state
@@ -427,6 +429,7 @@ class Link:
             if lane not in limits.LANES:
                 raise ValueError(f"a link has the lanes {', '.join(limits.LANES)}, not {lane!r}")
             outbound = Outbound(self.peer, lane, self.run, self.window, self.window_bytes)
+            outbound.meet(self.peer_process)
             sending = self._sending[lane] = _Sending(outbound)
         return sending
 
@@ -439,6 +442,7 @@ class Link:
     def _transmit(self, sending: _Sending, now: float) -> None:
         outbound = sending.outbound
         if not outbound.unsettled:
+            sending.probe_at = inf
             return
         ways = self._ways(outbound.lane, now)
         for path in [path for path in sending.cursors if path not in ways]:
@@ -446,10 +450,13 @@ class Link:
         for index, path in enumerate(ways):
             if path == SERVER and now < sending.held_until:
                 continue
-            first = max(sending.cursors.get(path, outbound.received + 1), outbound.base)
+            first = sending.cursors.get(path, outbound.received + 1)
             last = outbound.next_seq - 1
             if path != SERVER:
                 last = min(last, self._limit(path, outbound))
+            elif sending.held:
+                first, sending.held = min(first, sending.held), 0
+            first = max(first, outbound.base)
             if last < first:
                 continue
             sending.cursors[path] = last + 1

@@ -40,6 +40,7 @@ class Outgoing:
         "expires",
         "failed",
         "fresh",
+        "process",
         "reason",
         "reply",
         "request",
@@ -64,14 +65,20 @@ class Outgoing:
         self.copies = 0
         self.connection = 0  # the server connection that `fresh` counts the copies of
         self.fresh = 0
+        self.process = _NOBODY  # the receiver's process that may have the body, if it is one
         self.stored = False
         self.reason = ""  # why it is skipped; empty: it is not
         self.told = False  # the application knows its end
 
 
+_NOBODY = -1
+_SEVERAL = -2
+
+
 class Settled(NamedTuple):
     """The end of a number. `reason` is empty for delivered. A loss that is not `certain` may have been
-    delivered all the same: copies were out, and no acknowledgement can come any more."""
+    delivered all the same: copies are out and no acknowledgement can come any more, or the receiver
+    that says it was lost may not be the process that had the copies."""
 
     entry: Outgoing
     reason: str = ""
@@ -93,6 +100,7 @@ class Outbound:
         "_unsafe_bytes",
         "lane",
         "next_seq",
+        "process",
         "peer",
         "received",
         "run",
@@ -105,6 +113,7 @@ class Outbound:
         self.peer, self.lane, self.run = peer, lane, run
         self.window, self.window_bytes = window, window_bytes
         self.next_seq = 1
+        self.process = 0  # the receiver's process (its run), as far as known
         self.received = 0  # the receiver's cursor of arrival, as far as acknowledged
         self.stored = 0  # the mailbox's
         self._entries: deque[Outgoing] = deque()
@@ -186,12 +195,16 @@ class Outbound:
                 self._unsafe_bytes -= entry.size
             if not entry.told:
                 entry.told = True
-                reason = _reason(ack, entry.seq) if ack is not None else ""
-                settled.append(Settled(entry, reason))
+                reason = _reason(ack, entry.seq)
+                settled.append(Settled(entry, reason, not reason or self._unseen(entry)))
         if not entries:
             self._expires = inf
         self._advance()
         return settled
+
+    def _unseen(self, entry: Outgoing) -> bool:
+        # Whether a receiver's word that the number was lost speaks for all who may have the body.
+        return entry.process == _NOBODY or 0 < entry.process == self.process
 
     def store(self, seq: int) -> list[Stored]:
         """A mailbox has everything up to `seq`: bodies are forgotten, the window moves on."""
@@ -226,9 +239,12 @@ class Outbound:
         self._advance()
         return settled, again
 
-    def restart(self) -> None:
-        """Another process answers for the receiver: what the old one had received it does not have."""
-        self.received = self.base - 1
+    def meet(self, process: int) -> None:
+        """The server tells which process answers for the receiver. What another one had received it
+        does not have."""
+        if self.process and process != self.process:
+            self.received = self.base - 1
+        self.process = process
 
     def refuse(self, seq: int) -> list[Settled]:
         """The server will never take this number: it is skipped. The copy it refused went nowhere."""
@@ -305,6 +321,8 @@ class Outbound:
             if entry.reason:
                 run.append(entry)
                 continue
+            if entry.process != self.process:
+                entry.process = self.process if entry.process == _NOBODY else _SEVERAL
             yield LinkMessage(
                 run=self.run,
                 seq=entry.seq,

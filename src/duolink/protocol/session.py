@@ -385,7 +385,7 @@ class Session:
                 return
             try:
                 link = self.link(peer)
-            except (ValueError, TooManyLinks) as error:
+            except (ValueError, TooManyLinks, NotOnlineYet) as error:
                 self._events.append(ProtocolTrouble("peer", str(error)))
                 return
         link.receive(message, SERVER, now)
@@ -432,6 +432,8 @@ class Session:
 
     def next_timer(self, now: float) -> float:
         """When `take` has something to do, if nothing happens before; infinity: never."""
+        if self.state is State.CLOSED:
+            return inf
         timer = min(self._open_at, self._hello_by)
         if self._heartbeat is not None:
             timer = min(timer, self._heartbeat.next_timer())

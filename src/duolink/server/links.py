@@ -287,7 +287,7 @@ class Links:
         target: Connection | None = None
         if flow is not None:
             refused = flow.refused.get(message.lane, seq)
-            if seq > refused:
+            if seq > refused >= message.base:
                 self._answer_wait(connection, message, seq, last)
                 return
             flow.refused.pop(message.lane, None)

@@ -8,6 +8,9 @@ from duolink.protocol.codes import CloseCode
 from duolink.server.wire import WireUser
 from duolink.testing.clock import VirtualClock
 
+TICK = 1e-6
+"""Seconds between two payloads of a connection: the calendar keeps no order within an instant."""
+
 _HEADER = struct.Struct(">I?")
 
 
@@ -99,7 +102,7 @@ class VirtualConnection:
         """The client writes."""
         if not self.client_open or self.dark:
             return
-        self._up_at = max(self._up_at, self._clock.now + self._delay())
+        self._up_at = max(self._up_at + TICK, self._clock.now + self._delay())
 
         def arrive() -> None:
             if self.server_open and not self.dark and self._user is not None and not self._closing:
@@ -113,7 +116,7 @@ class VirtualConnection:
         if self.client_open:
             self.client_open = False
             if not self.dark:
-                self._clock.at(max(self._up_at, self._clock.now), lambda: self._server_lost(code))
+                self._clock.at(max(self._up_at, self._clock.now) + TICK, lambda: self._server_lost(code))
 
     # --- faults ----------------------------------------------------------------------------
 
@@ -144,7 +147,7 @@ class VirtualConnection:
     def _deliver(self, arrive: Callable[[], None]) -> None:
         if self.dark:
             return
-        self._down_at = max(self._down_at, self._clock.now + self._delay(), self.stalled_until)
+        self._down_at = max(self._down_at + TICK, self._clock.now + self._delay(), self.stalled_until)
         self._clock.at(self._down_at, lambda: None if self.dark else arrive())
 
     def _down(self, payload: bytes, binary: bool) -> None:
