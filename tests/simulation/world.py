@@ -13,6 +13,10 @@ from .actor import Process
 from .history import History
 from .node import start_node
 
+SETTLE = 320.0
+"""Seconds that everything has to settle after the faults: the heartbeat's detection (100 s), the resume
+window (30 s), and a few of the longest backoffs, holds and probes (30 s each)."""
+
 CHANNELS = ("news", "chat")
 
 
@@ -54,7 +58,7 @@ def draw_faults(random: Random) -> Faults:
 class World:
     """Runs one seed and checks it. `Violation` or any other exception is a failure of that seed."""
 
-    def __init__(self, seed: int, *, clients: int = 3, duration: float = 90.0) -> None:
+    def __init__(self, seed: int, *, clients: int = 3, duration: float = 60.0) -> None:
         self.random = Random(seed)
         self.clock = VirtualClock(self.random)
         self.history = History()
@@ -270,7 +274,7 @@ class World:
         self._schedule(faults.path_blackout, self._path_blackout)
         self.clock.run(self.duration)
         self._heal()
-        self.clock.run(self.duration + 400.0)
+        self.clock.run(self.duration + SETTLE)
         alive = {p.name for p in self.processes.values() if p.alive and p.session.state is not State.CLOSED}
         self.history.check_settled(alive)
         return self.history

@@ -126,7 +126,7 @@ class Decoder:
         return [line(part) for part in payload.split(b"\n")]
 
     def _line(self, line: bytes) -> Any:
-        if line.count(b"{") + line.count(b"[") > _LINE_DEPTH and depth(line) > _LINE_DEPTH:
+        if _deeper(line, _LINE_DEPTH):
             return Malformed(ErrorCode.MALFORMED, f"nested deeper than {limits.MAX_DEPTH}")
         try:
             message = self._decode(line)
@@ -151,7 +151,7 @@ class Decoder:
         header = payload[:end]
         if not is_utf8(header):
             return [Malformed(ErrorCode.MALFORMED, "the header is not UTF-8")]
-        if depth(header) > limits.MAX_DEPTH:
+        if _deeper(header, limits.MAX_DEPTH):
             return [Malformed(ErrorCode.MALFORMED, f"nested deeper than {limits.MAX_DEPTH}")]
         try:
             message = self._decode(header)
@@ -202,6 +202,10 @@ def depth(text: bytes) -> int:
     return deepest
 
 
+def _deeper(text: bytes, bound: int) -> bool:
+    return text.count(b"{") + text.count(b"[") > bound and depth(text) > bound
+
+
 def is_utf8(data: bytes) -> bool:
     """Whether the bytes are valid UTF-8."""
     if data.isascii():
@@ -223,7 +227,7 @@ def check_json(data: bytes) -> Raw:
     """
     if not is_utf8(data):
         raise DataError("not UTF-8")
-    if depth(data) > limits.MAX_DEPTH:
+    if _deeper(data, limits.MAX_DEPTH):
         raise DataError(f"nested deeper than {limits.MAX_DEPTH}")
     try:
         _any_decoder.decode(data)
@@ -243,7 +247,7 @@ def encode_json(value: Any) -> Raw:
         raise DataError(f"nested deeper than {limits.MAX_DEPTH}") from None
     except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
         raise DataError(str(error)) from None
-    if depth(data) > limits.MAX_DEPTH:
+    if _deeper(data, limits.MAX_DEPTH):
         raise DataError(f"nested deeper than {limits.MAX_DEPTH}")
     if b"\n" in data:  # a Raw within the value
         return check_json(data)

@@ -136,6 +136,7 @@ class Session:
         self._goodbye = 0  # the code of the server's goodbye
         self._refusal = ""
         self._touched: set[Link] = set()
+        self._timers: dict[Link, float] = {}  # what each link last said; stale for those touched
         self._out: list[Message] = []
         self._actions: list[Action] = []
         self._events: list[Event] = []
@@ -439,9 +440,7 @@ class Session:
             timer = min(timer, self._heartbeat.next_timer())
         if self.state is State.RECONNECTING:
             timer = min(timer, self._lost_at + self.options.resume_window)
-        for link in self.links.values():
-            timer = min(timer, link.next_timer(now))
-        return timer
+        return min(timer, now if self._touched else inf, *self._timers.values())
 
     def _time(self, now: float) -> None:
         if now >= self._open_at:
@@ -470,7 +469,7 @@ class Session:
                 self._watch_changed = False
                 self._out.append(Watch(id=self._id(), clients=sorted(self.watched)))
         for link in list(self.links.values()):
-            if link not in self._touched and link.next_timer(now) > now:
+            if link not in self._touched and self._timers.get(link, inf) > now:
                 continue
             for path, message in link.take(now):
                 if path != SERVER:
@@ -478,6 +477,7 @@ class Session:
                 elif self._online:
                     self._out.append(message)
             self._events += [FromLink(link.peer, event) for event in link.events()]
+            self._timers[link] = link.next_timer(now)
         self._touched.clear()
 
     def _id(self) -> int:
