@@ -48,18 +48,23 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """`goal` reached, `must` kept, or `missed`."""
-        if self.judged <= self.scenario.goal:
+        """`goal` reached, `must` kept, or `missed`; empty where nothing is asked."""
+        scenario = self.scenario
+        if scenario.must is None or scenario.goal is None:
+            return ""
+        if self.judged <= scenario.goal:
             return "goal"
-        return "must" if self.judged <= self.scenario.must else "missed"
+        return "must" if self.judged <= scenario.must else "missed"
 
     @property
-    def bounds(self) -> str:
-        """What is asked of duolink."""
+    def sentence(self) -> str:
+        """The verdict, and what was asked."""
         scenario = self.scenario
+        if not self.verdict:
+            return ""
         if not scenario.relative:
-            return f"≤ {scenario.must:g} {scenario.unit}"
-        return f"must ≤ {scenario.must:g}, goal {scenario.goal:g}"
+            return f"{_WORDS[self.verdict]} (≤ {scenario.must:g} {scenario.unit})"
+        return f"{_WORDS[self.verdict]} (must ≤ {scenario.must:g}, goal {scenario.goal:g})"
 
 
 def summarise(scenario: Scenario, runs: dict[Server, list[dict[str, float]]]) -> Outcome:
@@ -90,17 +95,22 @@ def summarise(scenario: Scenario, runs: dict[Server, list[dict[str, float]]]) ->
     return Outcome(scenario, rows)
 
 
-_STYLES: Final = {"goal": "bold green", "must": "yellow", "missed": "bold red"}
+_STYLES: Final = {"": "none", "goal": "bold green", "must": "yellow", "missed": "bold red"}
 _WORDS: Final = {"goal": "goal reached", "must": "must kept", "missed": "MISSED"}
 
 
 def table(outcome: Outcome) -> Table:
     """One scenario for a terminal of 80 columns."""
     scenario = outcome.scenario
-    verdict = f"{_WORDS[outcome.verdict]} ({outcome.bounds})"
-    title = Text.assemble((scenario.title, "bold"), ": ", (verdict, _STYLES[outcome.verdict]))
+    title = Text(f"{scenario.title}  ", "bold").append(outcome.sentence, _STYLES[outcome.verdict])
     result = Table(
-        title=title, title_justify="left", title_style="none", box=box.SIMPLE_HEAD, padding=0, show_edge=False
+        title=title,
+        title_justify="left",
+        title_style="none",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        show_edge=False,
+        min_width=78,
     )
     result.add_column("server", no_wrap=True)
     names = [scenario.unit, "spread", *(("ratio", "p50 µs", "p99 µs", "msg/s") if scenario.messages else ())]
@@ -114,12 +124,12 @@ def table(outcome: Outcome) -> Table:
     return result
 
 
-def markdown(outcomes: list[Outcome], rounds: int, pairs: int) -> str:
-    """The results as a block for docs/performance.md."""
+def markdown(outcomes: list[Outcome], rounds: int, pairs: int, load: float) -> str:
+    """The results as a block for docs/performance.md. `load`: the load average before the first round."""
     today = datetime.now(UTC).date().isoformat()
     lines = [
         f"{today}, {_processor()}, Linux {platform.release().split('-')[0]}, CPython "
-        f"{platform.python_version()}; {rounds} rounds, {pairs} pairs.",
+        f"{platform.python_version()}; {rounds} rounds, {pairs} pairs, load average {load:.1f} before.",
         "",
         "| load | server | cost | ratio | p50 µs | p95 µs | p99 µs | verdict |",
         "|---|---|---|---|---|---|---|---|",
@@ -133,7 +143,7 @@ def markdown(outcomes: list[Outcome], rounds: int, pairs: int) -> str:
                 f"{row.figure:.2f} {outcome.scenario.unit} ({row.lowest:.2f}–{row.highest:.2f})",
                 "" if row.ratio is None else f"{row.ratio:.2f}",
                 *(f"{value:,.0f}" if value else "" for value in (row.p50, row.p95, row.p99)),
-                f"{_WORDS[outcome.verdict]} ({outcome.bounds})" if first else "",
+                outcome.sentence if first else "",
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -24,7 +24,7 @@ Runs = dict[Scenario, dict[Server, list[dict[str, float]]]]
 
 @click.command()
 @click.option("--quick", is_flag=True, help="One short round as a smoke test; judges and writes nothing.")
-@click.option("--rounds", default=7, show_default=True, type=click.IntRange(1), help="Rounds per server.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Rounds per server.")
 @click.option("--pairs", default=8, show_default=True, type=click.IntRange(1), help="Pairs of clients.")
 @click.option(
     "--only", multiple=True, type=click.Choice([s.name for s in SCENARIOS]), help="Measure only this load."
@@ -42,7 +42,8 @@ def main(quick: bool, rounds: int, pairs: int, only: tuple[str, ...], no_docs: b
         cores = Cores.choose()
         with errors.status("Building the peers and the load generator"):
             build()
-        if os.getloadavg()[0] > BUSY:
+        load = os.getloadavg()[0]
+        if load > BUSY:
             errors.print("[yellow]This machine is busy: the figures will be noisy.")
         os.sched_setaffinity(0, {cores.load})
         runs = _measure_all(scenarios, cores, rounds, pairs, 0.1 if quick else 1.0, errors)
@@ -56,7 +57,7 @@ def main(quick: bool, rounds: int, pairs: int, only: tuple[str, ...], no_docs: b
     if quick:
         return
     if not (no_docs or only):
-        report.write_markdown(DOCS / "performance.md", report.markdown(outcomes, rounds, pairs))
+        report.write_markdown(DOCS / "performance.md", report.markdown(outcomes, rounds, pairs, load))
         (DOCS / "performance.svg").write_text(report.chart(outcomes))
     if any(outcome.verdict == "missed" for outcome in outcomes):
         sys.exit(1)

@@ -26,15 +26,15 @@ class Scenario:
     """One kind of load and the servers that are put under it.
 
     The first server is duolink, the second the reference of all ratios. `must` and `goal` bound duolink's
-    ratio, or, where there is no reference, its figure itself.
+    ratio, or, where there is no reference, its figure itself; None: it is for information.
     """
 
     name: str
     title: str
     arguments: tuple[str, ...]
     servers: tuple[Server, ...]
-    must: float
-    goal: float
+    must: float | None = None
+    goal: float | None = None
     warmup: int = 0
     messages: int = 0
     relative: bool = True
@@ -60,13 +60,21 @@ FLOOR: Final = Server("C, epoll", (str(BUILD / "floor"), "{port}"), "raw")
 
 SCENARIOS: Final = (
     Scenario(
+        name="single",
+        title="A single pair, 1 message in flight",
+        arguments=("-mode", "pair", "-pairs", "1", "-in-flight", "1"),
+        servers=(DUOLINK, DIRECT, FLOOR),
+        warmup=3_000,
+        messages=20_000,
+    ),
+    Scenario(
         name="pair-1",
         title="Pairs, 1 message in flight",
         arguments=("-mode", "pair", "-pairs", "{pairs}", "-in-flight", "1"),
         servers=(DUOLINK, DIRECT, PUMP, FLOOR),
         must=1.0,
         goal=0.85,
-        warmup=10_000,
+        warmup=40_000,
         messages=120_000,
     ),
     Scenario(

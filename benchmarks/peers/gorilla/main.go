@@ -20,11 +20,20 @@ import (
 	"net/http"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/gorilla/websocket"
 )
 
-const queueSize = 256 // as in the library's chat example
+// As in the library's chat example.
+const (
+	queueSize  = 256
+	writeWait  = 10 * time.Second
+	pongWait   = 60 * time.Second
+	pingPeriod = pongWait * 9 / 10
+)
+
+const readLimit = 64 * 1024
 
 // Sizes of 0 take over the HTTP server's buffers (4 KiB each): the least memory.
 var upgrader = websocket.Upgrader{}
@@ -43,11 +52,23 @@ type connection struct {
 
 func newConnection(socket *websocket.Conn, mode string) *connection {
 	c := &connection{socket: socket}
-	if mode != "direct" {
+	socket.SetReadLimit(readLimit)
+	socket.SetReadDeadline(time.Now().Add(pongWait))
+	socket.SetPongHandler(func(string) error { return socket.SetReadDeadline(time.Now().Add(pongWait)) })
+	if mode == "direct" {
+		time.AfterFunc(pingPeriod, c.ping)
+	} else {
 		c.queue = make(chan outgoing, queueSize)
 		go c.pump(mode == "join")
 	}
 	return c
+}
+
+// ping asks for a sign of life, now and after each period, until the socket is closed.
+func (c *connection) ping() {
+	if c.socket.WriteControl(websocket.PingMessage, nil, time.Now().Add(writeWait)) == nil {
+		time.AfterFunc(pingPeriod, c.ping)
+	}
 }
 
 // write sends one message, or cuts off a receiver that does not keep up.
@@ -69,6 +90,7 @@ func (c *connection) write(message outgoing) {
 }
 
 func (c *connection) writeNow(message outgoing) error {
+	c.socket.SetWriteDeadline(time.Now().Add(writeWait))
 	if message.prepared != nil {
 		return c.socket.WritePreparedMessage(message.prepared)
 	}
@@ -76,28 +98,41 @@ func (c *connection) writeNow(message outgoing) error {
 }
 
 func (c *connection) pump(join bool) {
-	for message := range c.queue {
-		waiting := len(c.queue)
-		if !join || waiting == 0 || message.prepared != nil {
-			if c.writeNow(message) != nil {
-				c.socket.Close()
+	ticker := time.NewTicker(pingPeriod)
+	defer ticker.Stop()
+	defer c.socket.Close() // ends the reader
+	for {
+		var err error
+		select {
+		case message := <-c.queue:
+			if waiting := len(c.queue); join && waiting > 0 && message.prepared == nil {
+				err = c.writeJoined(message, waiting)
+			} else {
+				err = c.writeNow(message)
 			}
-			continue
+		case <-ticker.C:
+			c.socket.SetWriteDeadline(time.Now().Add(writeWait))
+			err = c.socket.WriteMessage(websocket.PingMessage, nil)
 		}
-		writer, err := c.socket.NextWriter(message.kind)
 		if err != nil {
-			c.socket.Close()
-			continue
-		}
-		writer.Write(message.data)
-		for i := 0; i < waiting; i++ {
-			writer.Write([]byte{'\n'})
-			writer.Write((<-c.queue).data)
-		}
-		if writer.Close() != nil {
-			c.socket.Close()
+			return
 		}
 	}
+}
+
+// writeJoined writes one frame: the message and those that wait behind it, joined by newlines.
+func (c *connection) writeJoined(message outgoing, waiting int) error {
+	c.socket.SetWriteDeadline(time.Now().Add(writeWait))
+	writer, err := c.socket.NextWriter(message.kind)
+	if err != nil {
+		return err
+	}
+	writer.Write(message.data)
+	for ; waiting > 0; waiting-- {
+		writer.Write([]byte{'\n'})
+		writer.Write((<-c.queue).data)
+	}
+	return writer.Close()
 }
 
 type relay struct {
