@@ -17,6 +17,7 @@ from duolink.protocol.subscriptions import (
     ChannelJoined,
     ChannelRefused,
     Published,
+    TooManySubscriptions,
 )
 from duolink.protocol.subscriptions import PresenceChanged as PresenceEvent
 
@@ -217,13 +218,12 @@ class Subscription:
             raise Busy("a subscription is used once")
         if self.channel in client._subscriptions:
             raise Busy(f"{self.channel} has a subscription already")
-        welcome = client._session.welcome
-        most = welcome.limits.subscriptions if welcome is not None else limits.MAX_SUBSCRIPTIONS
-        if len(client._session.subscriptions) >= most:
-            raise ValueError(f"a client has at most {most} subscriptions")
+        try:
+            self._want(self._queued)
+        except TooManySubscriptions as error:
+            raise ValueError(str(error)) from None
         self._started = True
         client._subscriptions[self.channel] = self
-        self._want(self._queued)
 
     def _want(self, position: Position) -> None:
         self._client._session.subscriptions.want(

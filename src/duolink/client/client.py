@@ -20,13 +20,13 @@ from duolink.client.errors import (
     CommandTimeout,
     InvalidData,
     Refused,
-    RequestFailed,
     Unreachable,
     Unsettled,
 )
 from duolink.client.events import Event, HandlerFailed, MessagesLost, Trouble
 from duolink.client.link import ENVELOPE, DataHandler, Link, MessageHandler
-from duolink.client.message import Message, Sent, decode, encode
+from duolink.client.message import Sent, decode, encode
+from duolink.client.requests import Requests
 from duolink.client.stream import EventStream, Item, MessageStream, Post, Pump
 from duolink.client.transport import Dial, dialler
 from duolink.protocol import codec, limits
@@ -46,7 +46,6 @@ from duolink.protocol.messages import (
     Ephemeral,
     Error,
     History,
-    LinkMessage,
     PresenceQuery,
     Publication,
     Publish,
@@ -99,7 +98,7 @@ class Client:
         self._post = Post()
         self._pump: Pump | None = None
         self._on_request: MessageHandler | None = None
-        self._requests: dict[str, asyncio.Future[Any]] = {}
+        self._requests = Requests(self)
         self._commands = asyncio.Semaphore(limits.MAX_PENDING)
         self._names = 0
         self._unsafe = 0  # numbered, and neither stored nor settled
@@ -268,7 +267,7 @@ class Client:
         if handler is not None:
             for link in list(self._links.values()):
                 if link._on_request is None:
-                    self._serve_held(link, handler)
+                    self._requests.serve_held(link, handler)
         return handler
 
     # --- events --------------------------------------------------------------------------------
@@ -387,11 +386,6 @@ class Client:
         self._names += 1
         return f"{self._session.run:x}-{self._names:x}"
 
-    def _new_request(self) -> tuple[str, "asyncio.Future[Any]"]:
-        name = self._new_name()
-        answer = self._requests[name] = asyncio.get_running_loop().create_future()
-        return name, answer
-
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -417,67 +411,6 @@ class Client:
         overflow = self._post.put(peer, item)
         if overflow is not None:
             self._tell(overflow)
-
-    # --- requests ------------------------------------------------------------------------------
-
-    def _answered(self, raw: LinkMessage) -> None:
-        answer = self._requests.get(raw.reply)
-        if answer is None or answer.done():
-            return
-        try:
-            data = decode(raw.data, raw.binary)
-        except InvalidData as error:
-            answer.set_exception(error)
-            return
-        if raw.failed:
-            answer.set_exception(RequestFailed(str(data)))
-        else:
-            answer.set_result(data)
-
-    def _serve_held(self, link: Link, handler: MessageHandler) -> None:
-        """Take the requests that came before their handler."""
-        inbox = self._post.inbox(link.peer)
-        held = [item for item in inbox.items if isinstance(item, Message) and item.wants_answer]
-        for message in held:
-            inbox.items.remove(message)
-            self._serve(message, handler)
-
-    def _serve(self, message: Message, handler: MessageHandler) -> None:
-        if message.overdue:
-            message.ack()
-            return
-        try:
-            result = handler(message)
-        except Exception as error:
-            self._serve_failed(message, error)
-            return
-        if hasattr(result, "__await__"):
-            self._spawn(self._serve_later(message, result))
-        else:
-            self._serve_done(message, result)
-
-    async def _serve_later(self, message: Message, result: Any) -> None:
-        try:
-            answer = await result
-        except Exception as error:
-            self._serve_failed(message, error)
-        else:
-            self._serve_done(message, answer)
-
-    def _serve_done(self, message: Message, answer: Any) -> None:
-        try:
-            if message.wants_answer:
-                message.reply(answer)
-        except InvalidData as error:
-            self._serve_failed(message, error)
-        message.ack()
-
-    def _serve_failed(self, message: Message, error: Exception) -> None:
-        self._report("request handler", error)
-        if message.wants_answer:
-            text = str(error) or type(error).__name__
-            message.fail(text[: limits.MAX_REASON * 8])
-        message.ack()
 
     # --- what happened -------------------------------------------------------------------------
 
@@ -515,9 +448,7 @@ class Client:
 
     def _end(self) -> None:
         """Tell everybody who waits."""
-        for answer in self._requests.values():
-            if not answer.done():
-                answer.set_exception(self._ending())
+        self._requests.end(self._ending())
         for link in self._links.values():
             link._end()
         for subscription in list(self._subscriptions.values()):

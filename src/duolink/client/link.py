@@ -114,7 +114,7 @@ class Link:
         """
         body, binary = self._encode(data)
         client = self._client
-        name, answer = client._new_request()
+        name, answer = client._requests.new()
         options = {"expires": self._expiry(timeout), "request": name, "deadline": max(int(timeout * 1000), 1)}
         try:
             async with asyncio.timeout(timeout):
@@ -130,7 +130,7 @@ class Link:
         except TimeoutError:
             raise RequestTimeout(f"no answer from {self.peer} within {timeout:g} s") from None
         finally:
-            client._requests.pop(name, None)
+            client._requests.forget(name)
 
     async def ephemeral(self, data: Any) -> bool:
         """Send at most once, unnumbered: typing, cursors. Returns whether it left."""
@@ -228,7 +228,7 @@ class Link:
         side by side. None: stop. Usable as a decorator."""
         self._on_request = handler
         if handler is not None:
-            self._client._serve_held(self, handler)
+            self._client._requests.serve_held(self, handler)
         return handler
 
     def on_ephemeral(self, handler: DataHandler | None) -> DataHandler | None:
@@ -267,13 +267,13 @@ class Link:
     def _received(self, raw: LinkMessage) -> None:
         client = self._client
         if raw.reply:
-            client._answered(raw)
+            client._requests.answered(raw)
             self._finish(raw)
             return
         message = Message(raw, self, client._now())
         handler = (self._on_request or client._on_request) if raw.request else None
         if handler is not None:
-            client._serve(message, handler)
+            client._requests.serve(message, handler)
         else:
             client._put(self.peer, message)
 
