@@ -320,6 +320,14 @@ class Channels:
                 ErrorCode.UNAVAILABLE, "try again", channel=subscription.channel.name, retry_after=1000
             )
 
+    def restart(self, subscription: Subscription) -> None:
+        """End a subscription whose client must begin again from where it stands."""
+        connection = subscription.session.connection
+        self._remove(subscription)
+        if connection is not None:
+            name = subscription.channel.name
+            connection.tell(Unsubscribed(channel=name, code="gap", resubscribe=True))
+
     def recovered(self, asked: bool, gap: Gap | None) -> None:
         """Count a subscription that named a position, or should have."""
         if asked:
@@ -455,16 +463,16 @@ class Channels:
         channel.pending_bytes += len(line.data)
         if len(channel.pending) >= MAX_PENDING or channel.pending_bytes >= MAX_PENDING_BYTES:
             self.flush(channel)
+        if channel.recovery is not None and channel.recovery.ahead:
+            channel.recovery.catch_up()
 
     def _break(self, channel: Channel, appended: Appended) -> None:
         """The log has jumped: everyone begins again from where they stand."""
         channel.epoch, channel.offset = appended.epoch, appended.entry.offset
         channel.pending, channel.pending_bytes = [], 0
         for subscription in list(channel.members.values()):
-            connection = subscription.session.connection
-            if connection is not None:  # who is away finds out at the next hello
-                self._remove(subscription)
-                connection.tell(Unsubscribed(channel=channel.name, code="gap", resubscribe=True))
+            if subscription.session.connection is not None:  # who is away finds out at the next hello
+                self.restart(subscription)
 
     def ephemeral(self, connection: "Connection", message: Ephemeral) -> None:
         """Send an unnumbered message to everyone else in a channel, at most once."""

@@ -55,6 +55,7 @@ class Connection:
         "_hard",
         "_heartbeat",
         "_idle_mark",
+        "_look",
         "_paused_until",
         "_seen_told",
         "_size",
@@ -115,6 +116,7 @@ class Connection:
         self._unchecked = 0
         self._hard = node.config.wire.send_buffer
         self._soft = self._hard // 4
+        self._look = min(CHECK_EVERY, self._soft)
         self._throttle = throttle
         self._errors = 0
         self._errors_since = now
@@ -218,7 +220,7 @@ class Connection:
         """Write a prepared frame at once. Only when nothing waits to be flushed (`dirty`)."""
         self.wire.write(frame)
         self._unchecked += len(frame)
-        if self._unchecked > CHECK_EVERY or self.full:
+        if self._unchecked > self._look or self.full:
             self._check()
 
     def flush(self) -> None:
@@ -240,8 +242,13 @@ class Connection:
         counts.bytes_out += len(data)
         self.wire.write(data)
         self._unchecked += len(data)
-        if self._unchecked > CHECK_EVERY or self.full:
+        if self._unchecked > self._look or self.full:
             self._check()
+
+    def relieve(self) -> None:
+        """Write what waits and look whether the far end takes it, before more is sent."""
+        self.flush()
+        self._check()
 
     def frame_lines(self, lines: "list[Line]") -> bytes:
         """Frame publications as this kind of wire writes them, for everyone with a wire of the kind."""

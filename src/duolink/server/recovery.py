@@ -1,12 +1,12 @@
 """Exact recovery: from a subscriber's position to the live stream, without a hole and without a repeat.
 
 While anyone recovers, a channel remembers what is published (`Recovery.recent`). The history behind the
-position is read page by page, one read for all who stand at the same place; when it reaches what is
-remembered, or the channel's newest offset, the subscriber is told where its stream begins, gets
-what it missed, and is live in the same instant. What cannot be had is a typed gap.
+position is read page by page, one read for all who stand at the same place. With the first page the
+subscriber is told where its stream begins; when history reaches what is remembered, or the channel's
+newest offset, it is live in the same instant. What cannot be had is a typed gap.
 
-A connection recovers one channel at a time, and none while it is full: what it holds is bounded by one
-recovery, however many channels it has.
+A connection recovers one channel at a time, and is sent no more while it is full: what waits for it is
+bounded however much it missed.
 """
 
 from collections import deque
@@ -14,18 +14,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from duolink.engines.base import Failure, Log, Page
-from duolink.protocol import limits
 from duolink.protocol.messages import Gap, Position, Subscribed
 
 if TYPE_CHECKING:
     from duolink.server.channels import Channel, Channels, Line, Subscription
     from duolink.server.connection import Connection
 
-MAX_RECOVERED: Final = limits.MAX_HISTORY_PAGE
+MAX_RECOVERED: Final = 10_000
 """Publications one recovery may send; who missed more is better served by a snapshot."""
 
-MAX_RECOVERED_BYTES: Final = 512 * 1024
-"""Bytes of them: half of what may wait for one connection."""
+BURST: Final = 64 * 1024
+"""Bytes sent between two looks at whether the connection is full."""
 
 MAX_RECENT: Final = 1024
 """Publications a channel remembers while someone recovers; who needs older ones reads again."""
@@ -33,19 +32,21 @@ MAX_RECENT: Final = 1024
 MAX_RECENT_BYTES: Final = 1024 * 1024
 """Bytes of them."""
 
-PAGE: Final = 100
-"""Publications of one read."""
+PAGE: Final = 50
+"""Publications of one read: at most 3 MiB, shared by everybody at the same place."""
 
 
 class Recovery:
     """What a channel keeps while anyone recovers in it."""
 
-    __slots__ = ("_channel", "_log", "_reads", "_size", "recent", "users")
+    __slots__ = ("_channel", "_log", "_reads", "_size", "ahead", "recent", "users")
 
     def __init__(self, channel: "Channel", log: Log) -> None:
         self._channel = channel
         self._log = log
         self._reads: dict[int, list[tuple[Recoveries, _Course]]] = {}
+        self.ahead: list[tuple[Recoveries, _Course]] = []
+        """Those whose position the log has reached, and the channel not yet."""
         self.recent: deque[Line] = deque()
         self._size = 0
         self.users = 0
@@ -57,6 +58,14 @@ class Recovery:
         self._size += len(line.data)
         while len(recent) > MAX_RECENT or self._size > MAX_RECENT_BYTES:
             self._size -= len(recent.popleft().data)
+
+    def catch_up(self) -> None:
+        """The channel's offset has moved on: release those it has reached."""
+        reached = [pair for pair in self.ahead if pair[1].reached <= self._channel.offset]
+        if reached:
+            self.ahead = [pair for pair in self.ahead if pair not in reached]
+        for who, course in reached:
+            who.advance(course)
 
     def after(self, offset: int) -> "list[Line] | None":
         """What is remembered after an offset; None if it does not follow without a hole."""
@@ -88,14 +97,14 @@ class Recovery:
 class _Course:
     """One subscription on its way to being live."""
 
-    __slots__ = ("gap", "lines", "lost", "position", "reached", "size", "subscription")
+    __slots__ = ("announced", "lines", "lost", "position", "reached", "subscription")
 
     def __init__(self, subscription: "Subscription", position: Position, lost: bool) -> None:
         self.subscription, self.position, self.lost = subscription, position, lost
         self.reached = position.offset
-        self.lines: list[Line] = []
-        self.size = 0
-        self.gap: Gap | None = None
+        """The newest publication that was sent, or is in `lines`."""
+        self.lines: deque[Line] = deque()
+        self.announced = False
 
 
 class Recoveries:
@@ -118,10 +127,12 @@ class Recoveries:
         self.run()
 
     def run(self) -> None:
-        """Go on with the next subscription if the connection can take it."""
+        """Go on as far as the connection can take it: with what has been read, then with the next."""
         if self._running:
             return
         self._running = True
+        if self._current is not None and self._current.lines:
+            self.advance(self._current)
         while self._current is None and self._queue and self._connection is not None:
             if self._connection.full:
                 break  # goes on when it has drained
@@ -156,66 +167,118 @@ class Recoveries:
         channel, position = course.subscription.channel, course.position
         if not channel.epoch:
             return  # `opened` comes
+        missed = channel.offset - position.offset
         if not position.epoch:
-            self._release(course, channel.offset, Gap("evicted", 0, channel.offset) if course.lost else None)
-        elif position.epoch != channel.epoch or position.offset > channel.offset:
-            self._release(course, channel.offset, Gap("epoch"))
+            self._jump(course, Gap("evicted", 0, channel.offset) if course.lost else None)
+        elif position.epoch != channel.epoch:
+            self._jump(course, Gap("epoch"))
+        elif missed > MAX_RECOVERED:
+            self._jump(course, Gap("overflow", position.offset + 1, channel.offset))
+        elif missed < 0:
+            # From the future, or read from a log whose answer to the publisher is still under way.
+            assert channel.recovery is not None
+            channel.recovery.read(position.offset, self, course)
         else:
-            self._advance(course)
+            self.advance(course)
 
-    def _advance(self, course: _Course) -> None:
+    def _jump(self, course: _Course, gap: Gap | None) -> None:
+        """Begin at the channel's newest offset."""
+        course.reached = course.subscription.channel.offset
+        self._announce(course, gap)
+        self.advance(course)
+
+    def _announce(self, course: _Course, gap: Gap | None) -> None:
+        """Tell where the stream begins: behind what was sent so far, which is nothing."""
+        assert self._connection is not None
+        course.announced = True
+        channel = course.subscription.channel
+        asked = bool(course.position.epoch)
+        self._connection.tell(
+            Subscribed(
+                channel=channel.name,
+                epoch=channel.epoch,
+                offset=course.reached,
+                recovered=asked and gap is None,
+                gap=gap,
+            )
+        )
+        self._channels.recovered(asked or course.lost, gap)
+
+    def advance(self, course: _Course) -> None:
+        """Send what has been read, as far as the connection takes it; then read on, or go live."""
+        connection = self._connection
+        if course is not self._current or connection is None:
+            return
         channel = course.subscription.channel
         assert channel.recovery is not None
-        first = course.position.offset + 1
-        if channel.offset - course.reached > MAX_RECOVERED or course.size > MAX_RECOVERED_BYTES:
-            course.lines = []
-            self._release(course, channel.offset, Gap("overflow", first, channel.offset))
-            return
-        if course.reached < channel.offset:
+        while True:
+            if not self._send(course, connection):
+                return  # goes on when the connection has drained
+            if course.reached == channel.offset:
+                break
             recent = channel.recovery.after(course.reached)
             if recent is None:
                 channel.recovery.read(course.reached, self, course)
                 return
-            course.lines += recent
-        self._release(course, course.position.offset if course.gap is None else course.gap.last, course.gap)
+            self._take(course, recent)
+        if not course.announced:
+            self._announce(course, None)
+        self._channels.go_live(course.subscription, connection)
+        self._finish()
+
+    def _send(self, course: _Course, connection: "Connection") -> bool:
+        """Send the lines; return False, with some left, when the connection is full."""
+        lines = course.lines
+        while lines:
+            if connection.full:
+                return False
+            part, size = [], 0
+            while lines and size < BURST:
+                size += len(lines[0].data)
+                part.append(lines.popleft())
+            connection.extend(part)
+            connection.relieve()
+            if course is not self._current:
+                return False  # it was too much
+        return True
+
+    def _take(self, course: _Course, lines: "list[Line]") -> None:
+        if not course.announced:
+            self._announce(course, None)
+        course.lines.extend(lines)
+        course.reached = lines[-1].offset
 
     def page(self, course: _Course, page: Page | Failure, lines: "list[Line]") -> None:
         """A page of history has come; a stale one is dropped."""
         if course is not self._current:
             return
         channel = course.subscription.channel
-        if isinstance(page, Failure) or page.top.epoch != channel.epoch or not (lines or page.gap):
+        if isinstance(page, Failure) or page.top.epoch != channel.epoch:
             self._channels.fail(course.subscription)
-            return
-        if page.gap is not None:
-            course.lines, course.size = [], 0
-            course.gap = Gap("evicted", course.position.offset + 1, page.gap[1])
-            course.reached = page.gap[1]
-        course.lines += lines
-        course.size += sum(len(line.data) for line in lines)
-        if lines:
-            course.reached = lines[-1].offset
-        self._advance(course)
+        elif course.reached > channel.offset:
+            self._from_ahead(course, page)
+        elif not lines and page.gap is None:
+            self._channels.fail(course.subscription)  # the log lacks what it has appended
+        elif page.gap is not None and course.announced:
+            # Retention was faster: its client asks again from where it stands, and hears what is gone.
+            self._channels.restart(course.subscription)
+        else:
+            # The log may be ahead of the channel: what that will still fan out is not taken from here.
+            if page.gap is not None:
+                first, course.reached = course.reached + 1, min(page.gap[1], channel.offset)
+                self._announce(course, Gap("evicted", first, course.reached))
+            lines = [line for line in lines if line.offset <= channel.offset]
+            if lines:
+                self._take(course, lines)
+            self.advance(course)
 
-    def _release(self, course: _Course, offset: int, gap: Gap | None) -> None:
-        """Say where the stream begins, send what was missed, and let the rest follow live."""
-        subscription, connection = course.subscription, self._connection
-        assert connection is not None
-        channel = subscription.channel
-        asked = bool(course.position.epoch)
-        connection.tell(
-            Subscribed(
-                channel=channel.name,
-                epoch=channel.epoch,
-                offset=offset,
-                recovered=asked and gap is None,
-                gap=gap,
-            )
-        )
-        connection.extend(course.lines)
-        self._channels.go_live(subscription, connection)
-        self._channels.recovered(asked or course.lost, gap)
-        self._finish()
+    def _from_ahead(self, course: _Course, page: Page) -> None:
+        channel = course.subscription.channel
+        assert channel.recovery is not None
+        if page.top.offset < course.reached:
+            self._jump(course, Gap("epoch"))
+        else:
+            channel.recovery.ahead.append((self, course))
 
     def _finish(self) -> None:
         course, self._current = self._current, None
