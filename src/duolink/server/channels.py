@@ -5,18 +5,14 @@ of wire, and written to every live subscriber. A subscription that is not live y
 being opened, or it recovers, see `recovery`) is a member without being in `live`.
 """
 
-from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
-
-from msgspec import Raw
 
 from duolink.engines.base import Appended, Draft, Entry, Failure, Log, Retention, Top, Unknown
 from duolink.protocol import limits
 from duolink.protocol.codec import encode, encode_binary, is_id
 from duolink.protocol.codes import ErrorCode
 from duolink.protocol.messages import (
-    NO_DATA,
     Ephemeral,
     Gap,
     Join,
@@ -25,14 +21,14 @@ from duolink.protocol.messages import (
     Position,
     PresenceList,
     PresenceQuery,
-    Publication,
     Publish,
     Published,
     Subscribe,
     Subscribing,
     Unsubscribed,
 )
-from duolink.server.recovery import Recoveries, Recovery
+from duolink.server.channel import Channel, FanOut, Line, Subscription
+from duolink.server.recovery import Recoveries
 from duolink.server.registry import Session
 from duolink.server.timers import SLICE
 
@@ -56,90 +52,6 @@ PRESENCE_BYTES: Final = limits.MAX_MESSAGE - 1024
 """Bytes of client ids in one `presence_list`; it names the first that fit."""
 
 
-class Subscription:
-    """A session's membership in a channel. Survives a lost connection, except for its being live."""
-
-    __slots__ = ("active", "channel", "presence", "session")
-
-    def __init__(self, channel: "Channel", session: Session, presence: bool) -> None:
-        self.channel, self.session, self.presence = channel, session, presence
-        self.active = True
-
-
-class Line:
-    """One publication, encoded: a line of a text payload, or a whole binary payload."""
-
-    __slots__ = ("binary", "data", "offset")
-
-    def __init__(self, channel: str, entry: Entry, page: int = 0) -> None:
-        publication = Publication(
-            channel=channel,
-            offset=entry.offset,
-            sender=entry.sender,
-            time=entry.time,
-            page=page,
-            binary=entry.binary,
-            data=Raw(entry.data) if entry.data else NO_DATA,
-        )
-        self.offset = entry.offset
-        self.binary = entry.binary
-        self.data = encode_binary(publication) if entry.binary else encode(publication)
-
-
-class FanOut:
-    """Lines on their way to more subscribers than one slice holds."""
-
-    __slots__ = ("done", "lines", "targets")
-
-    def __init__(self, lines: list[Line], targets: "list[tuple[Connection, Subscription]]") -> None:
-        self.lines, self.targets = lines, targets
-        self.done = 0
-
-
-class Channel:
-    """One channel on this node, from its first member to its last."""
-
-    __slots__ = (
-        "early",
-        "epoch",
-        "fanouts",
-        "live",
-        "members",
-        "name",
-        "offset",
-        "opening",
-        "pending",
-        "pending_bytes",
-        "recovery",
-        "retention",
-        "watchers",
-    )
-
-    def __init__(self, name: str, retention: Retention) -> None:
-        self.name = name
-        self.retention = retention
-        self.epoch = ""
-        """Empty while the channel is being opened."""
-        self.opening = False
-        """Whether the log was asked, some time, where it stands."""
-        self.offset = 0
-        """Of the newest publication that was accepted for fan-out."""
-        self.members: dict[str, Subscription] = {}
-        """Everyone who is present: client id → subscription."""
-        self.live: dict[Connection, Subscription] = {}
-        self.watchers: dict[Connection, None] = {}
-        """Connections that hear who joins and leaves."""
-        self.pending: list[Line] = []
-        self.pending_bytes = 0
-        self.fanouts: deque[FanOut] = deque()
-        self.early: list[Appended] = []
-        self.recovery: Recovery | None = None
-
-    def line(self, entry: Entry) -> Line:
-        """Encode an entry of this channel's log."""
-        return Line(self.name, entry)
-
-
 class Channels:
     """The channels of a node."""
 
@@ -150,7 +62,6 @@ class Channels:
         self._max_message = node.config.wire.max_message
         self._counts = node.counts
         self._channels: dict[str, Channel] = {}
-        self._dirty: list[Channel] = []
         self.subscriptions = 0
         """Memberships there are now."""
 
@@ -457,7 +368,7 @@ class Channels:
         if channel.recovery is not None:
             channel.recovery.add(line)
         if not channel.pending:
-            self._dirty.append(channel)
+            self._node.dirty_channels.append(channel)
             self._node.wake()
         channel.pending.append(line)
         channel.pending_bytes += len(line.data)
@@ -508,7 +419,8 @@ class Channels:
 
     def flush_all(self) -> None:
         """Write what was published in this turn."""
-        dirty, self._dirty = self._dirty, []
+        node = self._node
+        dirty, node.dirty_channels = node.dirty_channels, []
         alone = len(dirty) == 1
         for channel in dirty:
             self.flush(channel, alone)

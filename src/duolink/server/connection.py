@@ -22,7 +22,7 @@ from duolink.server.timers import Timer
 from duolink.server.wire import Wire
 
 if TYPE_CHECKING:
-    from duolink.server.channels import Line
+    from duolink.server.channel import Line
     from duolink.server.node import Node
     from duolink.server.recovery import Recoveries
 
@@ -186,16 +186,13 @@ class Connection:
         self.lines.append(line)
         self._size += len(line)
         if not self.dirty:
-            self._soil()
+            self.dirty = True
+            node = self.node
+            node.dirty.append(self)
+            if not node.batching:
+                node.wake()
         elif self._size > FLUSH_AT:
             self.flush()
-
-    def _soil(self) -> None:
-        self.dirty = True
-        node = self.node
-        node.dirty.append(self)
-        if not node.batching:
-            node.wake()
 
     def send_binary(self, payload: bytes) -> None:
         """Append the payload of a binary frame, behind what was sent before."""
@@ -203,7 +200,9 @@ class Connection:
         self._framed.append(self.frame(payload, True))
         self._size += len(payload)
         if not self.dirty:
-            self._soil()
+            self.dirty = True
+            self.node.dirty.append(self)
+            self.node.wake()
         elif self._size > FLUSH_AT:
             self.flush()
 
@@ -227,21 +226,26 @@ class Connection:
         """Write everything that was appended, as one payload."""
         self.dirty = False
         lines = self.lines
-        if self._framed or len(lines) > limits.MAX_BATCH:
+        count = len(lines)
+        if count == 1 and not self._framed:
+            data = self.frame(lines[0])
+            lines.clear()
+        elif self._framed or count > limits.MAX_BATCH:
             self._frame_lines_so_far()
             data = b"".join(self._framed)
             self._framed = []
-        elif lines:
-            data = self.frame(lines[0] if len(lines) == 1 else b"\n".join(lines))
+        elif count:
+            data = self.frame(b"\n".join(lines))
             lines.clear()
         else:
             return
         self._size = 0
+        size = len(data)
         counts = self.node.counts
         counts.writes += 1
-        counts.bytes_out += len(data)
+        counts.bytes_out += size
         self.wire.write(data)
-        self._unchecked += len(data)
+        self._unchecked += size
         if self._unchecked > self._look or self.full:
             self._check()
 
@@ -399,6 +403,9 @@ class Connection:
         """Nothing counts any more, and nothing is kept."""
         self.stage = Stage.CLOSING
         self._handlers = HANDLERS[Stage.CLOSING]
+        # A wire that goes away in the middle of a read may not tell the end of it.
+        self.node.batching = False
+        self.node.wake()
         self.full = True
         self._throttle = None
         self._heartbeat = None

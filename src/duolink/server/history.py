@@ -7,7 +7,8 @@ from duolink.protocol import limits
 from duolink.protocol.codec import is_id
 from duolink.protocol.codes import ErrorCode
 from duolink.protocol.messages import Gap, History, HistoryPage
-from duolink.server.channels import MAX_IN_FLIGHT, Line
+from duolink.server.channel import Line
+from duolink.server.channels import MAX_IN_FLIGHT
 
 if TYPE_CHECKING:
     from duolink.server.connection import Connection

@@ -20,6 +20,7 @@ from duolink.protocol.codes import CloseCode
 from duolink.protocol.heartbeat import Pace
 from duolink.protocol.messages import FromClient, LinkMessage
 from duolink.server.auth import Authenticator, Identity
+from duolink.server.channel import Channel
 from duolink.server.channels import Channels
 from duolink.server.connection import Connection
 from duolink.server.greeter import Greeter
@@ -89,6 +90,8 @@ class Node:
         """Whether a read is being taken, whose end flushes."""
         self.dirty: list[Connection] = []
         """Connections with something to flush."""
+        self.dirty_channels: list[Channel] = []
+        """Channels with publications to fan out."""
         self._defer = defer
         self._waking = False
         self._tick_running = False
@@ -135,14 +138,13 @@ class Node:
 
     def flush(self) -> None:
         """Write what is to be sent. Called at the end of each read, poll and deferred turn."""
-        self.channels.flush_all()
-        dirty = self.dirty
-        while dirty:
-            self.dirty = []
+        if self.dirty_channels:
+            self.channels.flush_all()
+        while self.dirty:
+            dirty, self.dirty = self.dirty, []
             for connection in dirty:
                 if connection.dirty:
                     connection.flush()
-            dirty = self.dirty
         self.batching = False
 
     def wake(self) -> None:

@@ -17,7 +17,8 @@ from duolink.engines.base import Failure, Log, Page
 from duolink.protocol.messages import Gap, Position, Subscribed
 
 if TYPE_CHECKING:
-    from duolink.server.channels import Channel, Channels, Line, Subscription
+    from duolink.server.channel import Channel, Line, Subscription
+    from duolink.server.channels import Channels
     from duolink.server.connection import Connection
 
 MAX_RECOVERED: Final = 10_000

@@ -18,9 +18,9 @@ from duolink.server.auth import Identity
 from duolink.server.timers import Timer, Timers
 
 if TYPE_CHECKING:
-    from duolink.server.channels import Subscription
+    from duolink.server.channel import Subscription
     from duolink.server.connection import Connection
-    from duolink.server.links import Flow, Party
+    from duolink.server.party import Flow, Party
 
 
 class State(Enum):
