@@ -247,9 +247,11 @@ class Inbound:
         """The cursor has left on a message: no acknowledgement of its own is due."""
         self._sent()
 
-    def ack(self, peer: str, *, granting: bool = False) -> Ack:
-        """Make the acknowledgement, which is no longer due then. `granting` adds the credit."""
+    def ack(self, peer: str, process: int, *, granting: bool = False) -> Ack:
+        """Make this process's (its run's) acknowledgement, which is no longer due then. `granting` adds
+        the credit."""
         received = self.expected - 1
+        lost = [lost for lost in self._lost if lost.last <= self.finished]
         ack = Ack(
             run=self.run,
             seq=self.finished,
@@ -258,7 +260,8 @@ class Inbound:
             received=received if received > self.finished else 0,
             want=self.want,
             limit=self.limit if granting else 0,
-            lost=[lost for lost in self._lost if lost.last <= self.finished],
+            lost=lost,
+            by=process if lost else 0,
         )
         self._sent()
         return ack

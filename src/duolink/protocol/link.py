@@ -217,6 +217,7 @@ class Link:
             sending.rewind(path)
             if path == SERVER:
                 sending.release(now)
+                sending.outbound.sure = False
                 sending.held = 0  # a new connection has refused nothing yet
 
     def resize(self, window: int, window_bytes: int) -> None:
@@ -242,13 +243,14 @@ class Link:
             state = PeerState(peer.state)
         except ValueError:
             return  # a newer server's word
-        restarted = bool(self.peer_process) and peer.run > self.peer_process
+        # Another run, not a higher one: an engine without memory lets an older process come back.
+        restarted = 0 < self.peer_process != peer.run > 0
         if restarted:
             self._opened = False
             for path in self.paths.names():
                 if path != SERVER:
-                    self.fail(path, "the peer was replaced by a newer process")
-        if peer.run > self.peer_process:
+                    self.fail(path, "another process answers for the peer")
+        if peer.run:
             self.peer_process = peer.run
             for sending in self._sending.values():
                 sending.outbound.meet(peer.run)
@@ -429,7 +431,7 @@ class Link:
             if lane not in limits.LANES:
                 raise ValueError(f"a link has the lanes {', '.join(limits.LANES)}, not {lane!r}")
             outbound = Outbound(self.peer, lane, self.run, self.window, self.window_bytes)
-            outbound.meet(self.peer_process)
+            outbound.process = self.peer_process
             sending = self._sending[lane] = _Sending(outbound)
         return sending
 
@@ -509,10 +511,10 @@ class Link:
                 path = next(iter(self._ways(inbound.lane, now)), "")
             if not path:
                 continue
-            self._out.append((path, inbound.ack(self.peer, granting=path != SERVER)))
+            self._out.append((path, inbound.ack(self.peer, self.run, granting=path != SERVER)))
             if path != SERVER:
                 self._report_at = min(self._report_at, now + REPORT)
         if now >= self._report_at and SERVER in self.paths:
             self._report_at = inf
             for inbound in self._inbound.values():
-                self._out.append((SERVER, inbound.ack(self.peer)))
+                self._out.append((SERVER, inbound.ack(self.peer, self.run)))

@@ -198,6 +198,7 @@ class Ack(Message, tag="ack"):
     want: bool = False
     limit: Integer = 0
     lost: Annotated[list[LostRange], Meta(max_length=1024)] = []
+    by: Integer = 0  # with `lost`: the run of the receiver, whose word it is
 
 
 class Skip(Message, tag="skip"):

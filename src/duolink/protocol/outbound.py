@@ -105,6 +105,7 @@ class Outbound:
         "received",
         "run",
         "stored",
+        "sure",
         "window",
         "window_bytes",
     )
@@ -113,7 +114,8 @@ class Outbound:
         self.peer, self.lane, self.run = peer, lane, run
         self.window, self.window_bytes = window, window_bytes
         self.next_seq = 1
-        self.process = 0  # the receiver's process (its run), as far as known
+        self.process = 0  # the receiver's process (its run), as last told
+        self.sure = False  # told on this connection
         self.received = 0  # the receiver's cursor of arrival, as far as acknowledged
         self.stored = 0  # the mailbox's
         self._entries: deque[Outgoing] = deque()
@@ -196,15 +198,11 @@ class Outbound:
             if not entry.told:
                 entry.told = True
                 reason = _reason(ack, entry.seq)
-                settled.append(Settled(entry, reason, not reason or self._unseen(entry)))
+                settled.append(Settled(entry, reason, not reason or _unseen(entry, ack)))
         if not entries:
             self._expires = inf
         self._advance()
         return settled
-
-    def _unseen(self, entry: Outgoing) -> bool:
-        # Whether a receiver's word that the number was lost speaks for all who may have the body.
-        return entry.process == _NOBODY or 0 < entry.process == self.process
 
     def store(self, seq: int) -> list[Stored]:
         """A mailbox has everything up to `seq`: bodies are forgotten, the window moves on."""
@@ -245,6 +243,7 @@ class Outbound:
         if self.process and process != self.process:
             self.received = self.base - 1
         self.process = process
+        self.sure = True
 
     def refuse(self, seq: int) -> list[Settled]:
         """The server will never take this number: it is skipped. The copy it refused went nowhere."""
@@ -321,8 +320,9 @@ class Outbound:
             if entry.reason:
                 run.append(entry)
                 continue
-            if entry.process != self.process:
-                entry.process = self.process if entry.process == _NOBODY else _SEVERAL
+            process = self.process if self.sure else 0
+            if entry.process != process:
+                entry.process = process if entry.process == _NOBODY else _SEVERAL
             yield LinkMessage(
                 run=self.run,
                 seq=entry.seq,
@@ -350,6 +350,11 @@ class Outbound:
             to=self.peer,
             lane=self.lane,
         )
+
+
+def _unseen(entry: Outgoing, ack: Ack | None) -> bool:
+    # Whether a receiver's word that the number was lost speaks for all who may have the body.
+    return entry.process == _NOBODY or (ack is not None and 0 < entry.process == ack.by)
 
 
 def _reason(ack: Ack | None, seq: int) -> str:

@@ -216,9 +216,10 @@ class Session:
 
     def opened(self, token: str, now: float) -> None:
         """The transport that `Open` asked for is there."""
-        if self.state is State.CLOSED:
-            return
         self._opening = False
+        if self.state is State.CLOSED:
+            self._actions.append(Close(CloseCode.NORMAL, "the client was closed"))
+            return
         self._transport = True
         self._hello_by = now + self.options.hello_timeout
         hello = Hello(protocol=limits.PROTOCOL, client_id=self.client_id, token=token, run=self.run)
@@ -287,7 +288,7 @@ class Session:
             self._heartbeat.alive(now)
         messages = codec.SERVER.binary(payload) if binary else codec.SERVER.text(payload)
         for message in messages:
-            if self._transport:
+            if self._transport and self.state is not State.CLOSED:
                 self._receive(message, now)
 
     def path_up(self, peer: str, path: str, kind: PathKind, now: float) -> None:
@@ -333,7 +334,8 @@ class Session:
         elif kind is Error:
             self._error(message, now)
         elif kind is Ping:
-            self._out.append(Pong(id=message.id))
+            if self._online:  # before its welcome a client says nothing but hello
+                self._out.append(Pong(id=message.id))
         elif kind is Signal:
             self._events.append(SignalReceived(message))
         elif kind is Ephemeral:
