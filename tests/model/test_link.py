@@ -1,0 +1,304 @@
+"""A link against every network: loss, repeats, disorder, cuts, restarts, and the promises through it all."""
+
+from collections import Counter
+from collections.abc import Iterator
+from math import inf
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from tests.model.link_world import World
+
+from duolink.protocol.inbound import Inbound, Received
+from duolink.protocol.link import Link
+from duolink.protocol.messages import LinkMessage, Message, Skip, Wait
+from duolink.protocol.outbound import Outbound
+from duolink.protocol.paths import PathKind
+
+ENDS = st.sampled_from("AB")
+INDEX = st.integers(0, 7)
+FLAG = st.booleans()
+TALLY: Counter[str] = Counter()
+
+
+class LinkMachine(RuleBasedStateMachine):
+    """Any history of two links; the world checks each step, the teardown heals and checks the end."""
+
+    world: World
+    keep_channels = False
+
+    @initialize(watching=FLAG, keep=FLAG)
+    def begin(self, watching: bool, keep: bool) -> None:
+        self.world = World(watching=watching)
+        self.keep_channels = keep
+        self.world.connect("A")
+        self.world.connect("B")
+
+    @rule(
+        end=ENDS, lane=st.sampled_from(["messages", "messages", "bulk"]), count=st.integers(1, 5), large=FLAG
+    )
+    def submit(self, end: str, lane: str, count: int, large: bool) -> None:
+        for _ in range(count):
+            self.world.submit(end, lane, None, 1500 if large else 4)
+
+    @rule(end=ENDS, ttl=st.sampled_from([0.0, 0.5, 3.0, 20.0]), count=st.integers(1, 8))
+    def submit_with_a_deadline(self, end: str, ttl: float, count: int) -> None:
+        for _ in range(count):
+            self.world.submit(end, "messages", ttl)
+
+    @rule(end=ENDS, count=st.integers(1, 6))
+    def relay(self, end: str, count: int) -> None:
+        self.world.relay(end, count)
+
+    @rule(end=ENDS, count=st.integers(1, 6))
+    def arrive(self, end: str, count: int) -> None:
+        self.world.arrive(end, count)
+
+    @rule(finish=FLAG, seconds=st.sampled_from([0.0, 0.03, 1.2]))
+    def exchange(self, finish: bool, seconds: float) -> None:
+        """The server path works for a while."""
+        self.world.exchange(finish=finish)
+        self.world.advance(seconds)
+        self.world.exchange(finish=finish)
+
+    @rule(end=ENDS, index=INDEX)
+    def finish(self, end: str, index: int) -> None:
+        self.world.finish(end, index)
+
+    @rule(seconds=st.sampled_from([0.01, 0.1, 1.0, 2.5, 7.0, 31.0]))
+    def advance(self, seconds: float) -> None:
+        self.world.advance(seconds)
+
+    @rule(end=ENDS, resumed=FLAG)
+    def connect(self, end: str, resumed: bool) -> None:
+        self.world.connect(end, resumed=resumed)
+
+    @rule(end=ENDS, back=FLAG, resumed=FLAG)
+    def cut(self, end: str, back: bool, resumed: bool) -> None:
+        self.world.cut(end)
+        if back:
+            self.world.connect(end, resumed=resumed)
+
+    @rule(end=ENDS, back=FLAG, really=st.sampled_from([True, False, False]))
+    def restart(self, end: str, back: bool, really: bool) -> None:
+        if really:
+            self.world.restart(end)
+            if back:
+                self.world.connect(end)
+
+    @rule(kind=st.sampled_from([PathKind.DIRECT, PathKind.TURN]), proven=FLAG)
+    def open(self, kind: PathKind, proven: bool) -> None:
+        self.world.open(kind)
+        if proven:
+            for path in list(self.world.channels):
+                self.world.converse(path, 4)
+
+    def path(self, index: int) -> str:
+        return sorted(self.world.channels)[index % len(self.world.channels)]
+
+    @precondition(lambda self: self.world.channels)
+    @rule(index=INDEX)
+    def close(self, index: int) -> None:
+        self.world.close(self.path(index))
+
+    @precondition(lambda self: self.world.channels)
+    @rule(index=INDEX, end=ENDS)
+    def silence(self, index: int, end: str) -> None:
+        self.world.silence(self.path(index), end)
+
+    @precondition(lambda self: self.world.channels)
+    @rule(index=INDEX, end=ENDS, which=INDEX, copies=st.sampled_from([1, 1, 1, 0, 2]))
+    def deliver(self, index: int, end: str, which: int, copies: int) -> None:
+        self.world.deliver(self.path(index), end, which, copies=copies)
+
+    @precondition(lambda self: self.world.channels)
+    @rule(index=INDEX, seconds=st.sampled_from([0.0, 0.02, 3.0]))
+    def converse(self, index: int, seconds: float) -> None:
+        """A data channel works for a while, so that it is proven and carries messages."""
+        self.world.converse(self.path(index), 3)
+        self.world.advance(seconds)
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self.world.heal(keep_channels=self.keep_channels)
+            TALLY.update(self.world.tally)
+
+
+EXAMPLES = settings(
+    max_examples=300,
+    stateful_step_count=50,
+    deadline=None,
+    report_multiple_bugs=False,
+    phases=(Phase.generate, Phase.shrink),
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def test_a_link_keeps_its_promises_over_any_network() -> None:
+    """Once, in order, nothing invented, verdicts that are true, and an end to everything after healing."""
+    run_state_machine_as_test(LinkMachine, settings=EXAMPLES)
+
+
+def test_the_hard_cases_really_occur() -> None:
+    """A model that never loses, repeats or reorders anything proves nothing."""
+    if not TALLY:
+        run_state_machine_as_test(LinkMachine, settings=EXAMPLES)
+    for occurrence in (
+        "LinkMessage on a data channel",
+        "Skip on a data channel",
+        "Ack on a data channel",
+        "Wait from the server",
+        "Skip from the server",
+        "a cursor rode",
+        "asked to send again",
+        "heard of expired",
+        "settled as expired",
+        "delivered although it had expired",
+        "received again by a new process",
+    ):
+        assert TALLY[occurrence], f"never: {occurrence}"
+
+
+# --- negative controls: each planted defect must turn the machine red ---------------------------------
+
+
+def hand_over_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = Inbound.message
+
+    def message(self: Inbound, message: LinkMessage, now: float, **how: Any) -> Any:
+        if message.seq < self.expected:
+            return [Received(self.lane, message)]
+        return take(self, message, now, **how)
+
+    monkeypatch.setattr(Inbound, "message", message)
+
+
+def acknowledge_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Inbound, "poll", lambda self, now: False)
+    monkeypatch.setattr(Inbound, "may_ride", lambda self: False)
+    monkeypatch.setattr(
+        Inbound, "pull_at", property(lambda self: inf, lambda self, value: None), raising=False
+    )
+    monkeypatch.setattr(
+        Inbound, "ack_at", property(lambda self: inf, lambda self, value: None), raising=False
+    )
+
+
+def acknowledge_before_it_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Inbound.ack
+
+    def ack(self: Inbound, peer: str, **how: Any) -> Any:
+        message = make(self, peer, **how)
+        message.seq = max(message.seq, message.received)
+        return message
+
+    monkeypatch.setattr(Inbound, "ack", ack)
+
+
+def never_advance_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Outbound, "base", property(lambda self: 1))
+
+
+def advance_base_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Outbound, "base", property(lambda self: max(self.received + 1, self.next_seq - 1)))
+
+
+def send_each_skip_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    transmit = Outbound.transmit
+    sent: set[tuple[int, str, int]] = set()
+
+    def once(self: Outbound, *range_: Any) -> Iterator[LinkMessage | Skip]:
+        for message in transmit(self, *range_):
+            if isinstance(message, Skip):
+                key = (message.run, message.lane, message.seq)
+                if key in sent:
+                    continue
+                sent.add(key)
+            yield message
+
+    begin = LinkMachine.begin
+
+    def afresh(self: LinkMachine, **how: Any) -> None:
+        sent.clear()
+        begin(self, **how)
+
+    monkeypatch.setattr(Outbound, "transmit", once)
+    monkeypatch.setattr(LinkMachine, "begin", initialize(watching=FLAG, keep=FLAG)(afresh))
+
+
+def ignore_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = Link.receive
+
+    def receive(self: Link, message: Message, path: str, now: float) -> None:
+        if not isinstance(message, Wait):
+            take(self, message, path, now)
+
+    monkeypatch.setattr(Link, "receive", receive)
+
+
+def never_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Link, "_probe", lambda self, sending, ways, now: setattr(sending, "probe_at", inf))
+
+
+def call_every_expired_number_lost_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    skip = Outbound._skip
+
+    def hasty(self: Outbound, entry: Any, reason: Any) -> Any:
+        entry.copies = 0
+        return skip(self, entry, reason)
+
+    monkeypatch.setattr(Outbound, "_skip", hasty)
+
+
+def forget_what_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Inbound.ack
+
+    def ack(self: Inbound, peer: str, **how: Any) -> Any:
+        message = make(self, peer, **how)
+        message.lost = []
+        return message
+
+    monkeypatch.setattr(Inbound, "ack", ack)
+
+
+def hand_over_out_of_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = Inbound.message
+
+    def message(self: Inbound, message: LinkMessage, now: float, **how: Any) -> Any:
+        if message.seq > self.expected:
+            self.expected = message.seq
+        return take(self, message, now, **how)
+
+    monkeypatch.setattr(Inbound, "message", message)
+
+
+PLANTED = [
+    hand_over_repeats,
+    hand_over_out_of_order,
+    acknowledge_nothing,
+    acknowledge_before_it_is_finished,
+    never_advance_base,
+    advance_base_too_early,
+    send_each_skip_once,
+    ignore_wait,
+    never_probe,
+    call_every_expired_number_lost_at_once,
+    forget_what_was_lost,
+]
+
+
+@pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
+def test_a_planted_defect_turns_the_model_red(plant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the model cannot see it does not prove."""
+    plant(monkeypatch)
+    hunt = settings(EXAMPLES, max_examples=1000, phases=[Phase.generate])
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(LinkMachine, settings=hunt)
