@@ -49,8 +49,10 @@ SERVER: Final = "server"
 SMALL: Final = 1024
 """Bytes up to which a message goes both ways while trust in a path has lapsed."""
 
-HOLD: Final = 30.0
-"""Seconds after which a sender that was told to wait tries again unasked, should `peer` have been lost."""
+KNOCK_AFTER: Final = 2.0
+KNOCK_CAP: Final = 30.0
+"""Seconds after which a sender that was told to wait tries again unasked, with one number: an answer to
+an earlier copy may have overtaken `peer`. Doubled each time, up to the cap."""
 
 REPORT: Final = 1.0
 """Seconds within which the server, too, hears of what was acknowledged on other paths."""
@@ -79,13 +81,14 @@ Event = Received | Lost | Settled | Stored | PeerChanged | PathFailed
 class _Sending:
     """An outbound lane and how far it has been sent on each path."""
 
-    __slots__ = ("cursors", "held", "held_until", "outbound", "probe_at", "probe_wait", "top")
+    __slots__ = ("cursors", "held", "held_until", "knock", "outbound", "probe_at", "probe_wait", "top")
 
     def __init__(self, outbound: Outbound) -> None:
         self.outbound = outbound
         self.cursors: dict[str, int] = {}  # path → next number to send
         self.held = 0  # the server said wait for this number: it is the first to be sent there again …
-        self.held_until = 0.0  # … not before this time
+        self.held_until = 0.0  # … not before this time, and then alone; 0: nothing is held
+        self.knock = KNOCK_AFTER
         self.probe_at = inf
         self.probe_wait = limits.PROBE_AFTER
         self.top = 0  # highest number sent on any path
@@ -102,16 +105,17 @@ class _Sending:
         if SERVER in self.cursors:
             self.cursors[SERVER] = min(self.cursors[SERVER], seq)
 
-    def hold(self, seq: int, until: float) -> None:
-        """Send nothing to the server for a while, then go on from `seq`."""
+    def hold(self, seq: int, now: float) -> None:
+        """Send nothing to the server until it says that the peer is here, then go on from `seq`."""
         self.back_to(seq)
         self.held = min(self.held or seq, seq)
-        self.held_until = until
+        if not self.held_until:
+            self.held_until = now + self.knock
 
     def release(self, now: float) -> None:
         """The server may be sent to again; what then leaves is probed for in good time."""
         if self.held_until:
-            self.held_until = 0.0
+            self.held_until, self.knock = 0.0, KNOCK_AFTER
             self.probe_wait = limits.PROBE_AFTER
             self.probe_at = now + self.probe_wait
 
@@ -135,7 +139,6 @@ class Link:
         self.state = PeerState.AWAY
         self.peer_process = 0  # the peer's run, as the server last told it
         self._connection: tuple[int, int] | None = None  # its generation and attachment
-        self._connections = 0  # to the server, so far
         self._opened = False  # the peer has acknowledged something of this run
         self._sending: dict[str, _Sending] = {}
         self._granted: dict[tuple[str, str], int] = {}  # (path, lane) → highest number the peer takes
@@ -211,8 +214,6 @@ class Link:
     def path_up(self, path: str, kind: PathKind, now: float) -> None:
         """A path is open (again): what the receiver has not got goes out on it, if it is chosen."""
         self.paths.open(path, kind, now)
-        if path == SERVER:
-            self._connections += 1
         for sending in self._sending.values():
             sending.rewind(path)
             if path == SERVER:
@@ -348,6 +349,7 @@ class Link:
             self._granted[path, ack.lane] = max(self._granted.get((path, ack.lane), 0), ack.limit)
         if ack.want:
             sending.rewind()
+            sending.release(now)  # who asks is there
 
     def _receive_verdict(self, message: Message, now: float) -> None:
         """What the server says of numbers it was sent."""
@@ -355,10 +357,8 @@ class Link:
             sending = self._sending.get(message.lane)
             if sending is not None and message.run == self.run:
                 last = max(message.last, message.seq)
-                settled, again = sending.outbound.dropped(message.seq, last, self._connections)
-                self._events += settled
-                if not again:
-                    sending.hold(message.seq, now + HOLD)
+                self._events += sending.outbound.dropped(message.seq, last)
+                sending.hold(message.seq, now)
         elif type(message) is StoredMessage:
             sending = self._sending.get(message.lane)
             if sending is not None and message.run == self.run:
@@ -368,7 +368,7 @@ class Link:
             sending = self._sending.get(message.lane or "messages")
             if sending is not None:
                 if message.code == ErrorCode.CREDIT:
-                    sending.hold(message.seq, now + limits.PROBE_AFTER)
+                    sending.hold(message.seq, now)
                 else:
                     self._events += sending.outbound.refuse(message.seq)
                     sending.back_to(message.seq)  # a skip takes the refused number's place
@@ -450,7 +450,8 @@ class Link:
         for path in [path for path in sending.cursors if path not in ways]:
             del sending.cursors[path]  # left: should it be chosen again, it starts from what has arrived
         for index, path in enumerate(ways):
-            if path == SERVER and now < sending.held_until:
+            if path == SERVER and sending.held_until:
+                self._knock(sending, now)
                 continue
             first = sending.cursors.get(path, outbound.received + 1)
             last = outbound.next_seq - 1
@@ -462,8 +463,7 @@ class Link:
             if last < first:
                 continue
             sending.cursors[path] = last + 1
-            connection = self._connections if path == SERVER else 0
-            for message in outbound.transmit(first, last, connection):
+            for message in outbound.transmit(first, last):
                 if type(message) is LinkMessage:
                     if index and len(bytes(message.data)) > SMALL:
                         continue
@@ -475,6 +475,15 @@ class Link:
         if ways and now >= sending.probe_at:
             self._probe(sending, ways, now)
 
+    def _knock(self, sending: _Sending, now: float) -> None:
+        if now < sending.held_until:
+            return
+        sending.knock = min(2 * sending.knock, KNOCK_CAP)
+        sending.held_until = now + sending.knock
+        sending.held = max(sending.held, sending.outbound.base)
+        for message in sending.outbound.transmit(sending.held, sending.held):
+            self._out.append((SERVER, message))
+
     def _limit(self, path: str, outbound: Outbound) -> int:
         return max(self._granted.get((path, outbound.lane), 0), outbound.base - 1 + self.window)
 
@@ -485,7 +494,7 @@ class Link:
         if sending.probe_wait > 2 * limits.PROBE_AFTER and SERVER in self.paths:
             ways = tuple({*ways, SERVER})
         for path in sorted(ways):
-            if path == SERVER and now < sending.held_until:
+            if path == SERVER and sending.held_until:
                 continue
             probe = Probe(
                 run=self.run,

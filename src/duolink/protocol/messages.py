@@ -227,7 +227,8 @@ class Probe(Message, tag="probe"):
 
 class Wait(Message, tag="wait"):
     """The server handed number `seq` (of a skip: `seq` … `last`) to nobody, and will not take a later one
-    until the sender sends `seq` or an earlier one again, or a `base` beyond it; best after `peer` has said that the other
+    until the sender sends `seq` or an earlier one again, or a `base` beyond it; best after `peer` has
+    said that the other
     client is here. Every message and skip that is not taken is answered by one `wait`, so a sender knows
     exactly which copies nobody has. Absent, blocked and busy receivers look alike."""
 

@@ -32,14 +32,12 @@ class Outgoing:
     __slots__ = (
         "ask",
         "binary",
-        "connection",
         "context",
         "copies",
         "data",
         "deadline",
         "expires",
         "failed",
-        "fresh",
         "process",
         "reason",
         "reply",
@@ -63,8 +61,6 @@ class Outgoing:
         self.ask = False
         self.context: Any = None
         self.copies = 0
-        self.connection = 0  # the server connection that `fresh` counts the copies of
-        self.fresh = 0
         self.process = _NOBODY  # the receiver's process that may have the body, if it is one
         self.stored = False
         self.reason = ""  # why it is skipped; empty: it is not
@@ -100,8 +96,8 @@ class Outbound:
         "_unsafe_bytes",
         "lane",
         "next_seq",
-        "process",
         "peer",
+        "process",
         "received",
         "run",
         "stored",
@@ -219,23 +215,15 @@ class Outbound:
             stored.append(Stored(entry))
         return stored
 
-    def dropped(self, first: int, last: int, connection: int) -> tuple[list[Settled], bool]:
-        """The server handed one copy of each of these numbers to nobody (`wait`).
-
-        Returns what that settles, and whether a later copy of `first` is under way on this connection:
-        then the sender has been called back already, and the answer is an old one.
-        """
+    def dropped(self, first: int, last: int) -> list[Settled]:
+        """The server handed one copy of each of these numbers to nobody (`wait`)."""
         settled: list[Settled] = []
-        again = False
         for entry in self.between(first, last):
             if entry.copies:
                 entry.copies -= 1
                 settled += self._conclude(entry)
-            if entry.connection == connection and entry.fresh:
-                entry.fresh -= 1
-                again = again or (entry.seq == first and entry.fresh > 0)
         self._advance()
-        return settled, again
+        return settled
 
     def meet(self, process: int) -> None:
         """The server tells which process answers for the receiver. What another one had received it
@@ -303,9 +291,9 @@ class Outbound:
 
     # --- what leaves -------------------------------------------------------------------------
 
-    def transmit(self, first: int, last: int, connection: int = 0) -> Iterator[LinkMessage | Skip]:
+    def transmit(self, first: int, last: int) -> Iterator[LinkMessage | Skip]:
         """Yield what is to be sent of the numbers `first` … `last`, counting the copies. Stored
-        numbers are the mailbox's to send. `connection` numbers the server connections."""
+        numbers are the mailbox's to send."""
         run: list[Outgoing] = []
         for entry in self.between(first, last):
             if run and (entry.reason != run[0].reason or entry.stored):
@@ -314,9 +302,6 @@ class Outbound:
             if entry.stored:
                 continue
             entry.copies += 1
-            if connection:
-                entry.fresh = entry.fresh + 1 if entry.connection == connection else 1
-                entry.connection = connection
             if entry.reason:
                 run.append(entry)
                 continue
