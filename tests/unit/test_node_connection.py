@@ -215,6 +215,17 @@ def test_history_22_silence_is_lost_after_misses_intervals_and_the_timeout(world
     assert world.node.sessions.get("alice") is not None
 
 
+def test_history_22_silence_is_counted_from_the_last_sign_of_life(world):
+    """One payload after a while: the pings it answered are forgotten, those after it are not."""
+    alice = world.client("alice")
+    world.advance(35)
+    alice.raw(b'{"type":"ping"}')
+    world.advance(99)
+    assert alice.closed == 0
+    world.advance(2)
+    assert alice.closed == 3002
+
+
 def test_any_traffic_counts_as_life(world):
     alice = world.client("alice")
     for turn in range(30):

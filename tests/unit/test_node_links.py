@@ -529,3 +529,11 @@ def test_the_message_hook_hears_what_is_handed_over():
     alice.say(1)
     alice.say(1, to="nobody")
     assert heard == [("alice", "bob", "messages", alice.welcome.run, 1, b"1", False)]
+
+
+def test_a_forged_sender_is_forbidden_on_an_open_way_too(world):
+    alice, bob = world.client("alice"), world.client("bob")
+    alice.say(1)
+    alice.say(2, sender="mallory")
+    assert (alice.last(Error).code, alice.last(Error).seq) == ("forbidden", 2)
+    assert [message.seq for message in bob.all(LinkMessage)] == [1]

@@ -396,6 +396,25 @@ def test_history_19_a_hello_whose_connection_ended_registers_nobody():
     assert len(world.node.sessions) == 0 and len(world.node.greeter) == 0
 
 
+def test_history_19_a_connection_that_ends_between_its_run_and_its_generation():
+    """The engine has issued a run and is asked for a generation when the connection ends: no session
+    begins, and the next hello of the client is decided."""
+    for steps in range(1, 6):
+        world = World(seed=1)
+        assert world.late is not None
+        client = world.client("alice", settle=False)
+        for _ in range(steps):
+            world.late.step()
+        world.turn()
+        if client.all(Welcome):
+            assert steps == 4
+            break
+        client.cut()
+        world.settle()
+        assert len(world.node.sessions) == 0
+        assert world.client("alice").welcome.attachment == 1
+
+
 def test_nothing_but_the_answer_is_allowed_while_a_hello_is_decided():
     world = World(seed=1)
     client = world.client("alice", settle=False)
