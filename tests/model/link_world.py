@@ -321,7 +321,7 @@ class World:
         elif isinstance(event, Settled):
             self._settled(end, event)
         elif isinstance(event, PathFailed):
-            assert "newer process" in event.reason, f"an honest peer's path was closed: {event.reason}"
+            assert "process" in event.reason, f"an honest peer's path was closed: {event.reason}"
             self.close(event.path)
 
     def _received(self, end: End, message: LinkMessage) -> None:

@@ -17,6 +17,7 @@ from hypothesis.stateful import (
 )
 from tests.model.link_world import World
 
+from duolink.protocol import link
 from duolink.protocol.inbound import Inbound, Received
 from duolink.protocol.link import Link
 from duolink.protocol.messages import LinkMessage, Message, Skip, Wait
@@ -195,8 +196,8 @@ def acknowledge_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def acknowledge_before_it_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
     make = Inbound.ack
 
-    def ack(self: Inbound, peer: str, **how: Any) -> Any:
-        message = make(self, peer, **how)
+    def ack(self: Inbound, *who: Any, **how: Any) -> Any:
+        message = make(self, *who, **how)
         message.seq = max(message.seq, message.received)
         return message
 
@@ -212,26 +213,20 @@ def advance_base_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def send_each_skip_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    transmit = Outbound.transmit
-    sent: set[tuple[int, str, int]] = set()
+    class Once(Outbound):
+        def __init__(self, *how: Any) -> None:
+            super().__init__(*how)
+            self.skipped: set[int] = set()
 
-    def once(self: Outbound, *range_: Any) -> Iterator[LinkMessage | Skip]:
-        for message in transmit(self, *range_):
-            if isinstance(message, Skip):
-                key = (message.run, message.lane, message.seq)
-                if key in sent:
-                    continue
-                sent.add(key)
-            yield message
+        def transmit(self, *range_: Any) -> Iterator[LinkMessage | Skip]:
+            for message in super().transmit(*range_):
+                if not isinstance(message, Skip):
+                    yield message
+                elif message.seq not in self.skipped:
+                    self.skipped.add(message.seq)
+                    yield message
 
-    begin = LinkMachine.begin
-
-    def afresh(self: LinkMachine, **how: Any) -> None:
-        sent.clear()
-        begin(self, **how)
-
-    monkeypatch.setattr(Outbound, "transmit", once)
-    monkeypatch.setattr(LinkMachine, "begin", initialize(watching=FLAG, keep=FLAG)(afresh))
+    monkeypatch.setattr(link, "Outbound", Once)
 
 
 def ignore_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,8 +256,8 @@ def call_every_expired_number_lost_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 def forget_what_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     make = Inbound.ack
 
-    def ack(self: Inbound, peer: str, **how: Any) -> Any:
-        message = make(self, peer, **how)
+    def ack(self: Inbound, *who: Any, **how: Any) -> Any:
+        message = make(self, *who, **how)
         message.lost = []
         return message
 
