@@ -295,7 +295,7 @@ class SessionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.session.state is not State.CLOSED)
     @rule(kind=st.integers(0, 3))
     def command(self, kind: int) -> None:
-        message = [
+        message: Any = [
             Publish(id=0, channel="news", key="k", data=Raw(b"1")),
             History(id=0, channel="news"),
             PresenceQuery(id=0, channel="news"),
