@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 import duolink
 from duolink import Options, PeerState, Refused, State, StateChanged, Unreachable
-from duolink.cli.demo import Server
+from duolink.cli.demo import Server, demo
 
 HASTY = Options(backoff_initial=0.05, backoff_cap=0.2)
 
@@ -358,13 +359,13 @@ def test_chat_tells_what_did_not_arrive() -> None:
 
 
 def test_the_demo() -> None:
-    async def work(server: Server) -> None:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "duolink.cli.main", "demo",
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        out, err = await process.communicate()
-        assert process.returncode == 0, out.decode() + err.decode()
-        assert "all 10 messages arrived once, in order" in out.decode() and not err
+    result = CliRunner().invoke(demo, [])
+    assert result.exit_code == 0, result.output
+    assert "all 10 messages arrived once, in order" in result.output
 
-    run(work, 40)
+
+def test_a_demo_whose_claims_do_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duolink.cli.demo.Person._message", lambda self, message: self._changed.set())
+    result = CliRunner().invoke(demo, [])
+    assert result.exit_code == 1
+    assert "not so: three messages sent, three delivered" in result.output

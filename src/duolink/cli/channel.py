@@ -83,7 +83,7 @@ async def _publish(connected: Client, name: str, data: tuple[str, ...], as_json:
             await finish()
 
     async with connected:
-        await until_stopped(work(checked(lambda: connected.channel(name))))
+        await until_stopped(connected, work(checked(lambda: connected.channel(name))))
     if as_json:
         emit(json.dumps({"published": published, "failed": failed}).encode())
     else:
@@ -144,7 +144,7 @@ async def _subscribe(
         channel = checked(lambda: connected.channel(name))
         try:
             async with channel.subscribe(since=since, presence=presence) as subscription:
-                await until_stopped(_print(subscription, count, as_json))
+                await until_stopped(connected, _print(subscription, count, as_json))
         except CommandFailed as error:
             raise Failed(f"{name}: {error}", 4) from None
     return EXIT_SAFE

@@ -106,7 +106,7 @@ class Talk:
             self._status()
             self._link.on_message(self._message)
             self._link.on_ephemeral(self._ephemeral)
-            await until_stopped(self._work(screen is None))
+            await until_stopped(self.client, self._work(screen is None))
         finally:
             stop()
             if self._typing_until is not None:
@@ -215,8 +215,6 @@ class Talk:
 
     def _event(self, event: Event) -> None:
         if isinstance(event, StateChanged):
-            if event.state is State.CLOSED and event.code >= 1002:
-                self._ended.set()
             because = f" ({event.reason})" if event.reason else ""
             self.face.news(f"{event.state}{because}")
         elif isinstance(event, PeerChanged) and event.peer == self.other:

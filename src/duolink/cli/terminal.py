@@ -16,6 +16,9 @@ from duolink.client.errors import ClientClosed, InvalidData, Refused, Unreachabl
 from duolink.client.events import Event, State, StateChanged
 from duolink.protocol import codec, limits
 
+STDIN = 0
+"""Descriptor of standard input."""
+
 READ: Final = 64 * 1024
 """Bytes read from standard input at once."""
 
@@ -82,8 +85,11 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-async def until_stopped(work: Coroutine[Any, Any, None]) -> bool:
-    """Do work until it is done, or SIGINT or SIGTERM comes. Returns whether one came."""
+async def until_stopped(client: Client, work: Coroutine[Any, Any, None]) -> bool:
+    """Do work until it is done, or SIGINT or SIGTERM comes. Returns whether one came.
+
+    Raises what ended the client, when it ends before the work does.
+    """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
     stopped = False
@@ -93,14 +99,25 @@ async def until_stopped(work: Coroutine[Any, Any, None]) -> bool:
         stopped = True
         task.cancel()
 
+    def closed(event: Event) -> None:
+        if isinstance(event, StateChanged) and event.state is State.CLOSED:
+            task.cancel()  # it may be waiting for standard input
+
+    forget = client.on_event(closed)
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
     try:
         await task
     except asyncio.CancelledError:
+        if client.ending is not None:
+            raise client.ending from None
         if not stopped:
             task.cancel()
             raise
+    finally:
+        forget()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
     return stopped
 
 
@@ -111,14 +128,14 @@ class Lines:
     Raises `InvalidData` for a line that is too long.
     """
 
-    def __init__(self, descriptor: int = 0) -> None:
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[bytes] = asyncio.Queue()
         self._room = threading.Semaphore(AHEAD)
         self._rest = b""
         self._lines: list[bytes] = []
         self._ended = False
-        threading.Thread(target=self._read, args=(descriptor,), name="stdin", daemon=True).start()
+        threading.Thread(target=self._read, args=(STDIN,), name="stdin", daemon=True).start()
 
     def _read(self, descriptor: int) -> None:
         piece = b"?"

@@ -62,7 +62,7 @@ async def _send(connected: Client, receiver: str, patience: float | None, as_jso
         link = checked(lambda: connected.link(receiver))
         if sys.stderr.isatty():
             watching = asyncio.create_task(tally.show())
-        code = await _pass_on(link, tally, patience, as_json)
+        code = await _pass_on(connected, link, tally, patience, as_json)
     finally:
         if watching is not None:
             watching.cancel()
@@ -79,7 +79,9 @@ async def _send(connected: Client, receiver: str, patience: float | None, as_jso
     return code or (EXIT_LOST if tally.lost else EXIT_SAFE)
 
 
-async def _pass_on(link: Link, tally: "_Tally", patience: float | None, as_json: bool) -> int:
+async def _pass_on(
+    connected: Client, link: Link, tally: "_Tally", patience: float | None, as_json: bool
+) -> int:
     code = EXIT_SAFE
 
     async def work() -> None:
@@ -102,7 +104,7 @@ async def _pass_on(link: Link, tally: "_Tally", patience: float | None, as_json:
             await tally.all_safe()
 
     try:
-        if await until_stopped(work()):
+        if await until_stopped(connected, work()):
             say("stopped")
             code = code or EXIT_LOST
     except TimeoutError:
@@ -189,7 +191,7 @@ async def _listen(connected: Client, count: int | None, sender: str | None, as_j
         if count == 0:
             return EXIT_SAFE
         source = checked(lambda: connected.link(sender)) if sender is not None else connected
-        await until_stopped(_print(source.messages(acks="manual", losses=True), count, as_json))
+        await until_stopped(connected, _print(source.messages(acks="manual", losses=True), count, as_json))
     return EXIT_SAFE
 
 

@@ -124,6 +124,11 @@ class Client:
         """What the server said at the newest hello: limits, heartbeat, whether it stores."""
         return self._session.welcome
 
+    @property
+    def ending(self) -> ClientClosed | None:
+        """Why it is closed, as its methods raise it; None while it is not."""
+        return self._ending() if self._ended else None
+
     async def open(self) -> None:
         """Connect. Raises `Unreachable` or `Refused`; a client can be opened once."""
         if self._driver is not None:
