@@ -357,7 +357,8 @@ class Link:
             sending = self._sending.get(message.lane)
             if sending is not None and message.run == self.run:
                 last = max(message.last, message.seq)
-                self._events += sending.outbound.dropped(message.seq, last)
+                if not message.probe:
+                    self._events += sending.outbound.dropped(message.seq, last)
                 sending.hold(message.seq, now)
         elif type(message) is StoredMessage:
             sending = self._sending.get(message.lane)
@@ -480,8 +481,10 @@ class Link:
             return
         sending.knock = min(2 * sending.knock, KNOCK_CAP)
         sending.held_until = now + sending.knock
-        sending.held = max(sending.held, sending.outbound.base)
-        for message in sending.outbound.transmit(sending.held, sending.held):
+        outbound = sending.outbound
+        seq = max(min(sending.held, outbound.next_seq - 1), outbound.base)
+        sending.top = max(sending.top, seq)
+        for message in outbound.transmit(seq, seq):
             self._out.append((SERVER, message))
 
     def _limit(self, path: str, outbound: Outbound) -> int:

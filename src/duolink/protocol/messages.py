@@ -237,6 +237,7 @@ class Wait(Message, tag="wait"):
     seq: Number
     last: Integer = 0  # 0: the same as seq
     lane: Lane = "messages"
+    probe: bool = False  # answers a probe up to seq − 1: no copy was dropped
 
 
 class Stored(Message, tag="stored"):

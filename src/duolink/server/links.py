@@ -122,7 +122,13 @@ class Links:
         if flow is not None and self._may(session, flow.party):
             flow.party.waiters[session] = flow
         connection.tell(
-            Wait(to=probe.to, run=probe.run, seq=min(probe.seq + 1, limits.MAX_INTEGER), lane=probe.lane)
+            Wait(
+                to=probe.to,
+                run=probe.run,
+                seq=min(probe.seq + 1, limits.MAX_INTEGER),
+                lane=probe.lane,
+                probe=True,
+            )
         )
         self._counts.waits += 1
 
@@ -423,7 +429,7 @@ class Links:
         self._announce(party, party.watchers | dict.fromkeys(party.waiters))
         for sender, flow in list(party.flows.items()):
             flow.reply = None
-            if not flow.refused:
+            if not flow.refused and sender not in party.waiters:
                 self._drop_flow(sender, party.name)
         self._tidy(party)
 
