@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from duolink.protocol import codec, limits
 from duolink.protocol.codes import may_reconnect
-from duolink.protocol.events import Answered, Carry, Close, FromLink, Open, Send, State, StateChanged
+from duolink.protocol.events import Answered, Carry, Close, FromLink, Open, State, StateChanged
 from duolink.protocol.link import Lost, PathFailed, PeerChanged, Received, Settled
 from duolink.protocol.messages import Error, Publish
 from duolink.protocol.messages import Published as PublishedAnswer
 from duolink.protocol.paths import PathKind
+from duolink.protocol.payload import Send
 from duolink.protocol.session import Session
 from duolink.protocol.subscriptions import ChannelJoined, Published
 from duolink.testing.network import VirtualConnection, VirtualPath

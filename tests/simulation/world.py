@@ -1,11 +1,13 @@
 """A world from one seed: programs, a node that may be killed, and a network with weather."""
 
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any
 
 from duolink.protocol.codes import CloseCode
 from duolink.protocol.events import Carry, State
+from duolink.protocol.session import Session
 from duolink.testing.clock import VirtualClock
 from duolink.testing.network import VirtualConnection, VirtualPath, Weather
 
@@ -53,6 +55,14 @@ def draw_faults(random: Random) -> Faults:
         path_blackout=some(2.0),
         late_engine=random.random() < 0.5,
     )
+
+
+def _want(session: Session, channel: str) -> None:
+    session.subscriptions.want(channel)
+
+
+def _watch(session: Session, peer: str) -> None:
+    session.watch(peer)
 
 
 class World:
@@ -132,6 +142,7 @@ class World:
     def _restart_node(self) -> None:
         if not self._node_up:
             self._node_up = True
+            self._node_timer = float("inf")
             self.node = start_node(self)
             self.wake_node()
 
@@ -143,10 +154,10 @@ class World:
         self.processes[name] = process
         for channel in CHANNELS:
             if self.random.random() < 0.7:
-                process.apply(lambda session, channel=channel: session.subscriptions.want(channel))
+                process.apply(partial(_want, channel=channel))
         for peer in self.names:
             if peer != name and self.random.random() < 0.5:
-                process.apply(lambda session, peer=peer: session.watch(peer))
+                process.apply(partial(_watch, peer=peer))
 
     def exited(self, process: Process) -> None:
         """A program was turned away for good: it ends, and is started again later."""
@@ -218,20 +229,16 @@ class World:
     def close_path(self, process: Process, peer: str, path: VirtualPath) -> None:
         for a, b, known in self.channels:
             if known is path:
-                self.clock.after(self.random.uniform(0, 0.2), lambda a=a, b=b: a.path_down(b.client, path))
-                self.clock.after(self.random.uniform(0, 0.2), lambda a=a, b=b: b.path_down(a.client, path))
+                self.clock.after(self.random.uniform(0, 0.2), partial(a.path_down, b.client, path))
+                self.clock.after(self.random.uniform(0, 0.2), partial(b.path_down, a.client, path))
         self.channels = [entry for entry in self.channels if entry[2] is not path]
 
     def carry(self, process: Process, carry: Carry) -> None:
         for a, b, path in self.channels:
             if path.name == carry.path and process in (a, b):
                 other = b if process is a else a
-                client = process.client
-                path.carry(
-                    carry.payload,
-                    carry.binary,
-                    lambda payload, binary: other.path_payload(client, carry.path, payload, binary),
-                )
+                arrive = partial(other.path_payload, process.client, carry.path)
+                path.carry(carry.payload, carry.binary, arrive)
                 if b'"type":"message"' in carry.payload:
                     self.history.sometimes["message on a direct path"] += 1
                 return

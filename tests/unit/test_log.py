@@ -47,12 +47,12 @@ def test_json_lines_have_ecs_names():
 def test_the_standard_librarys_logging_comes_out_the_same_way():
     stream = io.StringIO()
     configure("info", "json", stream)
-    logging.getLogger("uvicorn.error").warning("odd %s", "thing")
+    logging.getLogger("asyncio.slow").warning("odd %s", "thing")
     (line,) = json_lines(stream)
     assert (line["message"], line["log.level"], line["log.logger"]) == (
         "odd thing",
         "warning",
-        "uvicorn.error",
+        "asyncio.slow",
     )
 
 

@@ -285,7 +285,7 @@ def history(world: World) -> World:
 
 def test_recovery_is_exact(history):
     late = recover(history, 4)
-    assert late.last(Subscribed) == Subscribed("room", late.last(Subscribed).epoch, 4, recovered=True)
+    assert late.last(Subscribed) == Subscribed("room", late.last(Subscribed).epoch, 4, 1, recovered=True)
     assert [m.offset for m in late.all(Publication)] == [5, 6, 7, 8, 9, 10]
     nothing = recover(history, 10, name="nothing")
     assert nothing.last(Subscribed).recovered and nothing.all(Publication) == []
@@ -555,7 +555,7 @@ def test_a_log_that_jumps_makes_everyone_begin_again(history):
     history.node.channels._accept(channel, Appended("other", Entry(3, "x", 1, b"1")))
     carol = history.client("carol")
     subscribe(carol, "room")
-    assert carol.last(Subscribed) == Subscribed("room", "other", 3)
+    assert carol.last(Subscribed) == Subscribed("room", "other", 3, 1)
     assert "room" not in alice.subscriptions
 
 

@@ -124,6 +124,7 @@ class Session:
         self._online_since = inf
         self._lost_at = inf
         self._open_at = inf
+        self._resubscribe_at = inf
         self._hello_by = inf
         self._heartbeat: Heartbeat | None = None
         self._watch_changed = False
@@ -404,6 +405,8 @@ class Session:
             event = self.subscriptions.receive(error)
             if event is not None:
                 self._events.append(event)
+            elif self.subscriptions.retry_after:
+                self._resubscribe_at = now + self.subscriptions.retry_after / 1000
         elif error.to and error.seq:
             self._to_link(error.to, error, now)
         else:
@@ -437,7 +440,7 @@ class Session:
         """When `take` has something to do, if nothing happens before; infinity: never."""
         if self.state is State.CLOSED:
             return inf
-        timer = min(self._open_at, self._hello_by)
+        timer = min(self._open_at, self._hello_by, self._resubscribe_at)
         if self._heartbeat is not None:
             timer = min(timer, self._heartbeat.next_timer())
         if self.state is State.RECONNECTING:
@@ -449,6 +452,9 @@ class Session:
             self._open_at = inf
             self._opening = True
             self._actions.append(Open(self._backoff.attempts))
+        if now >= self._resubscribe_at:
+            self._resubscribe_at = inf
+            self.subscriptions.retry()
         if now >= self._hello_by:
             self._drop(CloseCode.HELLO_TIMEOUT, "no welcome", now)
         if self.state is State.RECONNECTING and now >= self._lost_at + self.options.resume_window:

@@ -75,12 +75,14 @@ class Subscriptions:
     position, so that the server closes the hole or names it.
     """
 
-    __slots__ = ("_rejoin", "_sent", "_wanted", "changed", "maximum")
+    __slots__ = ("_postponed", "_rejoin", "_sent", "_wanted", "changed", "maximum", "retry_after")
 
     def __init__(self) -> None:
         self._wanted: dict[str, _Subscription] = {}
         self._sent: set[str] = set()  # the set as the server last heard it
         self._rejoin: set[str] = set()
+        self._postponed: set[str] = set()  # the server could not serve them now
+        self.retry_after = 0  # milliseconds until they should be asked for again; 0: none
         self.changed = False
         self.maximum = limits.MAX_SUBSCRIPTIONS
 
@@ -204,6 +206,10 @@ class Subscriptions:
     def _refused(self, error: Error) -> ChannelRefused | None:
         if self._asked(error.channel, error.id) is None:
             return None
+        if error.retry_after:
+            self._postponed.add(error.channel)
+            self.retry_after = error.retry_after
+            return None
         self._forget(error.channel)
         return ChannelRefused(error.channel, error.code, error.message)
 
@@ -216,6 +222,14 @@ class Subscriptions:
             return None
         self._forget(message.channel)
         return ChannelRefused(message.channel, message.code, "the server ended the subscription")
+
+    def retry(self) -> None:
+        """Ask again for what the server could not serve."""
+        self.retry_after = 0
+        for channel in sorted(self._postponed & self._wanted.keys()):
+            if not self._wanted[channel].joined:
+                self._again(channel, self._wanted[channel])
+        self._postponed.clear()
 
     def _again(self, channel: str, subscription: _Subscription) -> None:
         self.want(

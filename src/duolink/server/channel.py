@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 class Subscription:
     """A session's membership in a channel. Survives a lost connection, except for its being live."""
 
-    __slots__ = ("active", "channel", "presence", "session")
+    __slots__ = ("active", "channel", "command", "presence", "session")
 
     def __init__(self, channel: "Channel", session: Session, presence: bool) -> None:
         self.channel, self.session, self.presence = channel, session, presence
         self.active = True
+        self.command = 0
+        """The id of the `subscribe` that began it, 0: a hello."""
 
 
 class Line:

@@ -86,7 +86,7 @@ class Channels:
         for subscription in list(session.subscriptions.values()):
             name = subscription.channel.name
             if self._may_subscribe(session, name):
-                self._begin(connection, subscription, Position(name), lost=True)
+                self._begin(connection, subscription, Position(name), 0, lost=True)
             else:
                 self._remove(subscription)
                 connection.error(ErrorCode.FORBIDDEN, "no right to subscribe", channel=name)
@@ -111,16 +111,22 @@ class Channels:
             if problem is not None:
                 if subscription is not None:
                     self._remove(subscription)
-                connection.error(*problem, channel=position.channel[: limits.MAX_CHANNEL])
+                connection.error(*problem, id=command, channel=position.channel[: limits.MAX_CHANNEL])
                 continue
             if subscription is None:
                 subscription = self._add(session, position)
             subscription.presence = position.presence
-            self._begin(connection, subscription, position, lost=False)
+            self._begin(connection, subscription, position, command, lost=False)
 
     def _begin(
-        self, connection: "Connection", subscription: Subscription, position: Position, lost: bool
+        self,
+        connection: "Connection",
+        subscription: Subscription,
+        position: Position,
+        command: int,
+        lost: bool,
     ) -> None:
+        subscription.command = command
         if connection.recoveries is None:
             connection.recoveries = Recoveries(connection, self, self._log)
         connection.recoveries.begin(subscription, position, lost)
@@ -228,7 +234,11 @@ class Channels:
         connection = subscription.session.connection
         if connection is not None:
             connection.error(
-                ErrorCode.UNAVAILABLE, "try again", channel=subscription.channel.name, retry_after=1000
+                ErrorCode.UNAVAILABLE,
+                "try again",
+                id=subscription.command,
+                channel=subscription.channel.name,
+                retry_after=1000,
             )
 
     def restart(self, subscription: Subscription) -> None:

@@ -402,7 +402,8 @@ class _QuietLoop:
 
 
 def _bind(family: int, address: tuple[str | int, ...], backlog: int) -> socket.socket:
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named, accepted sockets get TCP_NODELAY from aiofastnet; without, they do not.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setblocking(False)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

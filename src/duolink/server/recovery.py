@@ -196,6 +196,7 @@ class Recoveries:
         asked = bool(course.position.epoch)
         self._connection.tell(
             Subscribed(
+                id=course.subscription.command,
                 channel=channel.name,
                 epoch=channel.epoch,
                 offset=course.reached,
