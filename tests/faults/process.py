@@ -1,0 +1,140 @@
+"""Processes for tests that kill them: the server, `duolink send` and `duolink listen`, on pipes."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from duolink.cli import demo
+
+PORTS = range(20_000, 32_000)
+"""Below the ports that Linux gives to outgoing connections: while the server is dead nobody else, not even
+a client that knocks at its port, is given it."""
+
+TIMEOUT = 30.0
+"""Seconds for one step; no test waits so long unless it fails."""
+
+
+def free_port() -> int:
+    """Return a port that stays the caller's over restarts."""
+    random = Random(os.getpid())
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as free:
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                free.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+class Server(demo.Server):
+    """`duolink serve --memory`, on the same port in each of its lives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.port = free_port()
+
+
+class Command:
+    """A `duolink` command on pipes, and whoever waits for it."""
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+        self.process: asyncio.subprocess.Process
+
+    async def start(self, port: int) -> None:
+        """Start it."""
+        pipe = asyncio.subprocess.PIPE
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("DUOLINK_")}
+        arguments = [*self.words, "--url", f"ws://127.0.0.1:{port}"]
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "duolink.cli.main", *arguments,
+            stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL, env=clean,
+        )  # fmt: skip
+
+    async def kill(self) -> None:
+        """SIGKILL: it can neither save anything nor say goodbye."""
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+
+
+class Sender(Command):
+    """`duolink send`, fed with lines as fast as it takes them."""
+
+    def __init__(self, life: int, lines: list[str]) -> None:
+        super().__init__("send", "alice", "bob", "--json")
+        self.life = life
+        self.lines = lines
+        self._feeding: asyncio.Task[None]
+
+    async def start(self, port: int) -> None:
+        """Start it, and feed it."""
+        await super().start(port)
+        self._feeding = asyncio.create_task(self._feed())
+
+    async def _feed(self) -> None:
+        pipe = self.process.stdin
+        assert pipe is not None
+        try:
+            for line in self.lines:
+                pipe.write(json.dumps(line).encode() + b"\n")
+                await pipe.drain()
+            pipe.close()
+        except ConnectionError:
+            pass  # it was killed
+
+    async def kill(self) -> None:
+        """See `Command.kill`."""
+        await super().kill()
+        await self._feeding
+
+    async def report(self) -> dict[str, int]:
+        """Wait for its end; return what it says became of its lines."""
+        await asyncio.wait_for(self._feeding, TIMEOUT)
+        assert self.process.stdout is not None
+        out = await asyncio.wait_for(self.process.stdout.read(), TIMEOUT)
+        assert await self.process.wait() == 0, out
+        report: dict[str, int] = json.loads(out)
+        return report
+
+
+class Listener(Command):
+    """`duolink listen --json`; `printed` is what it has put out, as far as it was read."""
+
+    def __init__(self, seen: Callable[[], None]) -> None:
+        super().__init__("listen", "bob", "--json")
+        self.printed: list[dict[str, Any]] = []
+        self._seen = seen
+        self._reading: asyncio.Task[None]
+
+    async def start(self, port: int) -> None:
+        """Start it, and read it."""
+        await super().start(port)
+        self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        while line := await self.process.stdout.readline():
+            if line.endswith(b"\n"):  # a killed process may leave half a line
+                self.printed.append(json.loads(line))
+                self._seen()
+
+    async def kill(self) -> None:
+        """See `Command.kill`; what it had printed is still read."""
+        await super().kill()
+        await self._reading
+
+    async def stop(self) -> int:
+        """Ask it to end, read the rest, return its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        code = await asyncio.wait_for(self.process.wait(), TIMEOUT)
+        await self._reading
+        return code
