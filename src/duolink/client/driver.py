@@ -55,6 +55,7 @@ class Driver:
         self._renewing: asyncio.Task[None] | None = None
         self._flushing: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._gone: asyncio.Future[None] | None = None
         self._clocks = time.time() - self.loop.time()
         self._pid = os.getpid()
@@ -182,9 +183,10 @@ class Driver:
             return
         at = min(at, now + CLOCK_LOOK)
         if self._timer is not None:
-            if self._timer.when() <= at:
+            if self._timer_at <= at:
                 return  # it fires early, and is armed anew then
             self._timer.cancel()
+        self._timer_at = at  # uvloop's handle of a timer that is due at once does not know its time
         self._timer = self.loop.call_at(at, self._time)
 
     def _time(self) -> None:

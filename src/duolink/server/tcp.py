@@ -81,6 +81,7 @@ class TcpWire(asyncio.BufferedProtocol):
         "_reason",
         "_silent",
         "_timer",
+        "_timer_at",
         "_transport",
         "_user",
         "peer_address",
@@ -299,9 +300,15 @@ class TcpWire(asyncio.BufferedProtocol):
         met, so none is cancelled for it."""
         self._deadline = self._loop.time() + seconds
         if self._timer is not None:
-            if self._timer.when() <= self._deadline:
+            if self._timer_at <= self._deadline:
                 return
             self._timer.cancel()
+        self._start_timer()
+
+    def _start_timer(self) -> None:
+        self._timer_at = (
+            self._deadline
+        )  # uvloop's handle of a timer that is due at once does not know its time
         self._timer = self._loop.call_at(self._deadline, self._expired)
 
     def _expired(self) -> None:
@@ -309,7 +316,7 @@ class TcpWire(asyncio.BufferedProtocol):
         if not self._deadline or self._transport is None:
             return
         if self._loop.time() < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._expired)
+            self._start_timer()
         elif self._code or self._transport.is_closing():
             self._transport.abort()
         elif not self._transport.is_reading():
