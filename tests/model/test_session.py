@@ -12,11 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from msgspec import Raw
 
 from duolink.protocol import codec
-from duolink.protocol.codes import CloseCode, PeerState, may_reconnect
+from duolink.protocol.codes import CloseCode, may_reconnect
 from duolink.protocol.commands import Commands, TooManyCommands
 from duolink.protocol.events import TRANSITIONS, Answered, Carry, Close, FromLink, Open, State, StateChanged
 from duolink.protocol.link import Link, Received, WindowFull
-from duolink.protocol.messages import Ephemeral, Hello, History, Peer, PresenceQuery, Publish, Refresh, Signal
+from duolink.protocol.messages import Ephemeral, Hello, History, PresenceQuery, Publish, Refresh, Signal
 from duolink.protocol.paths import PathKind
 from duolink.protocol.payload import Send
 from duolink.protocol.session import Session
@@ -340,7 +340,7 @@ class SessionMachine(RuleBasedStateMachine):
 
 
 EXAMPLES = settings(
-    max_examples=300,
+    max_examples=200,
     stateful_step_count=40,
     deadline=None,
     report_multiple_bugs=False,
@@ -386,10 +386,10 @@ def go_online_from_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def let_links_raise(monkeypatch: pytest.MonkeyPatch) -> None:
-    def raising(self: Link, peer: Peer, now: float) -> None:
-        PeerState(peer.state)
+    def raising(self: Link, message: Any, path: str, now: float) -> None:
+        raise ValueError(message)
 
-    monkeypatch.setattr(Link, "peer_changed", raising)
+    monkeypatch.setattr(Link, "receive", raising)
 
 
 PLANTED = [

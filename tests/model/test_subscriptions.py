@@ -241,7 +241,7 @@ class ChannelMachine(RuleBasedStateMachine):
 
 
 EXAMPLES = settings(
-    max_examples=300,
+    max_examples=200,
     stateful_step_count=50,
     deadline=None,
     report_multiple_bugs=False,
