@@ -8,9 +8,8 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from math import inf
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,10 +21,11 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
-from duolink.server.app import TIMER_SLACK, App, Driver, raise_descriptor_limit
+from duolink.server.app import App, Driver, raise_descriptor_limit
 from duolink.server.auth import sign
 from duolink.server.config import Auth, Config, ConfigError, Key, Links, Listen, Session, Wire
 from duolink.server.node import Node
+from duolink.server.timers import Timers
 
 SECRET = "an HS256 secret of 32 bytes, or more"
 AUTH = Auth(keys=[Key(algorithm="HS256", key=SECRET)])
@@ -361,45 +361,93 @@ def test_tls(tmp_path: Path) -> None:
 # --- the driver -------------------------------------------------------------------------------------
 
 
-class Bell:
-    """As much of a node as a driver sees: one timer."""
+class Sleeper:
+    """A loop that only sleeps, on its own clock, and as much of a node as a driver sees: its timers."""
 
-    def __init__(self, rung: asyncio.Event) -> None:
-        self.due = inf
-        self.polls: list[float] = []
+    def __init__(self) -> None:
+        self.time = 100.0
+        self.sleeps: list[tuple[float, Callable[[], None]]] = []  # until when; at most one
+        self.wakes = 0
+        self.timers = Timers()
         self.clock = self
-        self._rung = rung
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> "Sleeper":
+        assert delay >= 0 and not self.sleeps
+        self.sleeps.append((self.time + delay, callback))
+        return self
+
+    def cancel(self) -> None:
+        self.sleeps.clear()
+
+    def wake(self, early: float = 0.0) -> None:
+        """Time passes until the sleep is over."""
+        until, callback = self.sleeps.pop()
+        self.time = until - early
+        self.wakes += 1
+        callback()
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return self.time
 
     def next_timer(self) -> float:
-        return self.due
+        return self.timers.next()
 
     def poll(self, now: float) -> None:
-        assert now >= self.due
-        self.polls.append(now)
-        self.due = inf
-        self._rung.set()
+        self.timers.poll(now)
 
 
-def test_the_driver_polls_when_something_is_due_and_only_then() -> None:
-    async def main() -> None:
-        rung = asyncio.Event()
-        bell = Bell(rung)
-        driver = Driver(asyncio.get_running_loop(), cast(Node, bell))
-        driver.start()
-        bell.due = start = time.monotonic() + 0.001  # set behind the driver's back
-        await asyncio.wait_for(rung.wait(), 5)
-        assert len(bell.polls) == 1 and bell.polls[0] - start < TIMER_SLACK + 1
-        rung.clear()
-        bell.due = 0.0  # long overdue
-        await asyncio.wait_for(rung.wait(), 5)
-        assert len(bell.polls) == 2
-        driver.stop()
-        driver.stop()
+def driven() -> tuple[Sleeper, Driver]:
+    sleeper = Sleeper()
+    driver = Driver(cast(asyncio.AbstractEventLoop, sleeper), cast(Node, sleeper))
+    driver.start()
+    return sleeper, driver
 
-    run(main())
+
+def test_the_driver_sleeps_until_the_next_timer_and_no_longer() -> None:
+    sleeper, driver = driven()
+    done: list[float] = []
+    assert not sleeper.sleeps  # nothing to wait for: the process is left alone
+    sleeper.timers.at(130.0, done.append)
+    assert sleeper.sleeps[0][0] == 130.0
+    sooner = sleeper.timers.at(100.01, done.append)  # behind the driver's back
+    assert sleeper.sleeps[0][0] == 100.01
+    sleeper.timers.at(150.0, done.append)
+    assert sleeper.sleeps[0][0] == 100.01
+    sleeper.wake()
+    assert done == [100.01] and sleeper.sleeps[0][0] == 130.0
+    sooner.cancel()
+    sleeper.timers.at(99.0, done.append)  # long overdue
+    assert sleeper.sleeps[0][0] == 100.01
+    sleeper.wake()
+    sleeper.wake()
+    assert done == [100.01, 100.01, 130.0] and sleeper.wakes == 3
+    driver.stop()
+    driver.stop()
+    sleeper.timers.at(130.5, done.append)
+    assert not sleeper.sleeps
+
+
+def test_a_driver_that_is_woken_early_sleeps_again() -> None:
+    sleeper, _ = driven()
+    done: list[float] = []
+    sleeper.timers.at(101.0, done.append)
+    sleeper.wake(early=0.0004)
+    assert not done and sleeper.sleeps[0][0] == 101.0
+    sleeper.wake()
+    assert done == [101.0]
+
+
+def test_what_a_timer_sets_is_slept_for_once() -> None:
+    sleeper, _ = driven()
+
+    def again(now: float) -> None:
+        sleeper.timers.at(now + 5.0, again)
+        sleeper.timers.at(now + 1.0, lambda now: None)
+        assert not sleeper.sleeps
+
+    sleeper.timers.at(101.0, again)
+    sleeper.wake()
+    assert [until for until, _ in sleeper.sleeps] == [102.0]
 
 
 def test_the_limit_of_open_files_is_raised_as_far_as_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
+from math import inf
 from typing import Final, cast
 
 import structlog
@@ -47,10 +48,6 @@ from duolink.server.wire import Wire, WireUser
 SUBPROTOCOL: Final = "duolink"
 """The WebSocket subprotocol; offering it is optional."""
 
-TIMER_SLACK: Final = 0.05
-"""Seconds a node's timer may be late: whoever sets one need not wake the driver, which looks this often.
-The node's own timers are of tenths of seconds and more."""
-
 SPARE_DESCRIPTORS: Final = 64
 """Files that a process needs besides its connections."""
 
@@ -76,32 +73,49 @@ class SystemClock:
 
 
 class Driver:
-    """Moves a node's time: one timer of the loop for all of the node's."""
+    """Moves a node's time: one timer of the loop for all of the node's. A node with nothing to wait for
+    does not wake the process."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, node: Node) -> None:
         self._loop = loop
         self._node = node
         self._timer: asyncio.TimerHandle | None = None
+        self._polling = False
 
     def start(self) -> None:
         """Begin."""
+        self._node.timers.sooner = self._arm
         self._arm()
 
     def stop(self) -> None:
         """Stop; nothing stays scheduled."""
+        self._node.timers.sooner = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _arm(self) -> None:
-        wait = self._node.next_timer() - self._node.clock.monotonic()
-        self._timer = self._loop.call_later(min(max(wait, 0.0), TIMER_SLACK), self._turn)
+        """Sleep until the node's next timer, whatever it was before."""
+        if self._polling:
+            return  # what the poll sets is looked at once, behind it
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self._node.next_timer()
+        if due < inf:
+            wait = due - self._node.clock.monotonic()
+            self._timer = self._loop.call_later(max(wait, 0.0), self._turn)
 
     def _turn(self) -> None:
+        self._timer = None
         now = self._node.clock.monotonic()
-        if self._node.next_timer() <= now:
-            self._node.poll(now)
-        self._arm()
+        self._polling = True
+        try:
+            if self._node.next_timer() <= now:  # a loop may round, and be early
+                self._node.poll(now)
+        finally:
+            self._polling = False
+            self._arm()
 
 
 class App:

@@ -1,6 +1,7 @@
 """One heap of timers for everything a node waits for, and work that is too long for one turn.
 
-The node has no clock of its own: whoever drives it asks `next_timer` and calls `poll`.
+The node has no clock of its own: whoever drives it asks `next_timer` and calls `poll`, and is told when
+something is due sooner than it was when he asked.
 """
 
 from collections import deque
@@ -48,9 +49,12 @@ class Timer:
 class Timers:
     """Timers in order of their time; those of one moment in the order they were made."""
 
-    __slots__ = ("_cancelled", "_count", "_heap")
+    __slots__ = ("_cancelled", "_count", "_heap", "sooner")
 
     def __init__(self) -> None:
+        self.sooner: Callable[[], None] | None = None
+        """Called when a timer was set that is due before all the others: who sleeps until `next` must sleep
+        less."""
         self._heap: list[tuple[float, int, Timer]] = []
         self._count = count()
         self._cancelled = 0
@@ -62,6 +66,8 @@ class Timers:
         """Call `action(now)` at the first `poll` at or after `when` (monotonic seconds)."""
         timer = Timer(self, when, action)
         heappush(self._heap, (when, next(self._count), timer))
+        if self.sooner is not None and self._heap[0][2] is timer:
+            self.sooner()
         return timer
 
     def poll(self, now: float) -> None:
