@@ -229,6 +229,27 @@ DEVELOPMENT = OriginPolicy(development=True)
 
 
 @pytest.mark.parametrize(
+    ("proxied", "forwarded", "allowed"),
+    [
+        (True, {"X-Forwarded-Proto": "https"}, True),
+        (True, {"X-Forwarded-Proto": "http, HTTPS"}, True),
+        (True, {"X-Forwarded-Proto": "https, http"}, False),
+        (True, {}, False),
+        (False, {"X-Forwarded-Proto": "https"}, False),  # anybody can write that
+    ],
+)
+def test_behind_a_proxy_with_tls_its_page_is_of_our_origin(proxied, forwarded, allowed):
+    head = request(add={"Origin": "https://example.com", **forwarded})
+    if allowed:
+        asked = judge(head, {"/echo": ()}, OriginPolicy(), False, proxied)
+        assert isinstance(asked, Upgrade) and asked.secure
+    else:
+        with pytest.raises(Refused) as refused:
+            judge(head, {"/echo": ()}, OriginPolicy(), False, proxied)
+        assert refused.value.status == 403
+
+
+@pytest.mark.parametrize(
     ("policy", "origin", "host", "secure", "allowed"),
     [
         (POLICY, "https://app.example", "api.example", True, True),
@@ -258,6 +279,10 @@ DEVELOPMENT = OriginPolicy(development=True)
         (DEVELOPMENT, "http://127.0.0.1.evil.example", "api.example", False, False),
         (DEVELOPMENT, "ftp://localhost", "api.example", False, False),
         (DEVELOPMENT, "https://app.example", "api.example", False, False),
+        (DEVELOPMENT, "http://app.localhost:8080", "app.localhost:8080", False, True),
+        # A name of a stranger's that was rebound to 127.0.0.1: of one origin with the server.
+        (DEVELOPMENT, "http://evil.example:8080", "evil.example:8080", False, False),
+        (DEVELOPMENT, "http://127.0.0.1.evil.example:8080", "127.0.0.1.evil.example:8080", False, False),
     ],
 )
 def test_origin_policy(policy, origin, host, secure, allowed):

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.typing import Subprotocol
+from websockets.typing import Origin, Subprotocol
 
 from duolink.server.app import App, Driver, raise_descriptor_limit
 from duolink.server.auth import sign
@@ -279,6 +279,22 @@ def test_behind_a_trusted_proxy_the_forwarded_address_counts() -> None:
                 open_socket(app, "/echo", additional_headers=two),
             ):
                 assert await refused(app, "/echo", additional_headers=one) == 429
+
+    run(main())
+
+
+def test_behind_a_trusted_proxy_with_tls_its_page_is_of_our_origin() -> None:
+    async def main() -> None:
+        for proxies, status in (["127.0.0.0/8"], 101), ([], 403):
+            config = Config(listen=listen(trusted_proxies=proxies, echo=True), auth=AUTH)
+            async with serving(config) as app:
+                headers = {"X-Forwarded-Proto": "https"}
+                origin = Origin(f"https://127.0.0.1:{app.port}")
+                if status == 403:
+                    assert await refused(app, "/echo", origin=origin, additional_headers=headers) == 403
+                else:
+                    async with open_socket(app, "/echo", origin=origin, additional_headers=headers):
+                        pass
 
     run(main())
 

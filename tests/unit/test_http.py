@@ -147,6 +147,24 @@ def test_a_stranger_behind_a_proxy_on_this_machine_is_a_stranger(header):
     assert ask("/metrics", CLOSED, client=("127.0.0.1", 5), **{header: "127.0.0.1"}).status == 403
 
 
+@pytest.mark.parametrize("config", [DEVELOPMENT, CLOSED])
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8080", 200),
+        ("[::1]:8080", 200),
+        ("LOCALHOST", 200),
+        ("dev.localhost:80", 200),
+        ("evil.example:8080", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("localhost@evil.example", 403),
+        ("", 403),
+    ],
+)
+def test_metrics_are_closed_to_a_page_whose_name_was_rebound_to_this_machine(config, host, status):
+    assert ask("/metrics", config, client=("127.0.0.1", 5), host=host).status == status
+
+
 @pytest.mark.parametrize("client", [("192.0.2.1", 5), ("", 0), None])
 def test_metrics_are_closed_to_others(client):
     answer = ask("/metrics", CLOSED, client=client)
@@ -157,6 +175,7 @@ def test_metrics_are_closed_to_others(client):
 @pytest.mark.parametrize("given", [f"Bearer {TOKEN}", f"bearer {TOKEN} "])
 def test_the_token_opens_metrics(given):
     assert ask("/metrics", WITH_TOKEN, authorization=given).status == 200
+    assert ask("/metrics", WITH_TOKEN, authorization=given, host="metrics.example").status == 200
 
 
 @pytest.mark.parametrize(

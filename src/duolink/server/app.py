@@ -40,7 +40,7 @@ from duolink.server.metrics import Counts, LagSampler, make_registry
 from duolink.server.node import Node
 from duolink.server.options import ListenerOptions
 from duolink.server.policy import make_consent
-from duolink.server.ratelimit import Throttle
+from duolink.server.ratelimit import Throttle, is_trusted
 from duolink.server.signaling import MAX_SIGNAL, RoomOptions, Signaling, Subprotocols
 from duolink.server.tcp import TcpListener, TcpOptions
 from duolink.server.wire import Wire, WireUser
@@ -272,6 +272,7 @@ class App:
             origins=OriginPolicy(frozenset(config.listen.origins), config.development),
             tls=self._tls,
             options=options,
+            trusts=lambda address: is_trusted(address, config.listen.trusted_proxies),
             count=self._count,
             clock=self._clock.monotonic,
         )

@@ -9,12 +9,13 @@ repeated Host) is refused, because disagreement is what request smuggling is mad
 
 import binascii
 import hashlib
-import ipaddress
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+
+from duolink.server.settings import is_loopback
 
 MAX_FIELDS = 128
 """The most header fields of a request; browsers send under 30, picows and Apache take 128 and 100."""
@@ -108,6 +109,8 @@ class Upgrade:
     headers: Headers
     subprotocol: str | None
     key: str
+    secure: bool = False
+    """Whether the client's side of the request was encrypted: by TLS here, or at a trusted proxy."""
 
     def response(self) -> bytes:
         """Return the 101 response (RFC 6455 section 4.2.2)."""
@@ -125,7 +128,10 @@ class OriginPolicy:
 
     A request without Origin does not come from a browser and is allowed. Otherwise the origin must be
     the server's own (the scheme, host and port the request was sent to) or stand in `allowed`, exactly
-    as browsers write it. `development` also allows pages from this machine and from files (`null`).
+    as browsers write it.
+
+    `development` allows pages from this machine and from files (`null`) instead of the server's own origin:
+    a stranger's page whose name was rebound to 127.0.0.1 would be of that, and nobody is authenticated.
     """
 
     allowed: frozenset[str] = frozenset()
@@ -141,21 +147,23 @@ class OriginPolicy:
         if match is None:
             return False
         scheme, name, port = match.groups()
+        if self.development:
+            return names_this_machine(name)
         own = _authority(host)
         if own is not None and scheme == ("https" if secure else "http"):
             default = _DEFAULT_PORTS[scheme]
-            if (name.lower(), port or default) == (own[1].lower(), own[2] or default):
-                return True
-        return self.development and _is_loopback(name)
-
-
-def _is_loopback(name: str) -> bool:
-    if name.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
+            return (name.lower(), port or default) == (own[1].lower(), own[2] or default)
         return False
+
+
+def names_this_machine(host: str) -> bool:
+    """Tell whether a Host field means the machine itself: a loopback address, `localhost`, or a name below it
+    (RFC 6761 section 6.3), with or without a port. No name of a stranger's does, wherever it resolves to."""
+    match = _authority(host)
+    if match is None:
+        return False
+    name = match[1].strip("[]").lower().removesuffix(".")
+    return is_loopback(name) or name.endswith(".localhost")
 
 
 class HeadReader:
@@ -223,11 +231,16 @@ def parse_head(head: bytes) -> Request:
 
 
 def judge(
-    head: bytes, paths: Mapping[str, Sequence[str]], origins: OriginPolicy, secure: bool
+    head: bytes,
+    paths: Mapping[str, Sequence[str]],
+    origins: OriginPolicy,
+    secure: bool,
+    proxied: bool = False,
 ) -> Request | Upgrade:
     """Decide what a request head asks for.
 
-    `paths` maps each path that speaks WebSocket to the subprotocols it supports. A request for any other
+    `paths` maps each path that speaks WebSocket to the subprotocols it supports. `secure`: TLS carried it
+    here; `proxied`: from a trusted proxy, whose word for the client's side counts. A request for any other
     upgrade (h2c) is plain HTTP, as RFC 9110 section 7.8 allows. Raises Refused.
     """
     request = parse_head(head)
@@ -241,8 +254,11 @@ def judge(
     supported = paths.get(path)
     if supported is None:
         raise Refused(404, "no WebSocket here", label="unknown_path")
+    forwarded = headers.items("x-forwarded-proto") if proxied else []
+    if forwarded:  # several: the nearest proxy, the one we know, wrote the last
+        secure = forwarded[-1].lower() in ("https", "wss")
     _check_origin(headers, host, origins, secure)
-    return Upgrade(path, query, headers, _choose_subprotocol(headers, supported), key)
+    return Upgrade(path, query, headers, _choose_subprotocol(headers, supported), key, secure)
 
 
 def _check_request(request: Request) -> str:

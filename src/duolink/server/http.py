@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from duolink.server.handshake import names_this_machine
 from duolink.server.metrics import render
 from duolink.server.settings import Config, is_loopback
 
@@ -82,11 +83,9 @@ def _authorize_metrics(config: Config, request: Request) -> None:
     """Let a scrape through in development, from this machine, or with the token.
 
     A proxy on this machine looks like loopback too; its forwarding headers give the stranger behind it away.
+    So does a browser here that runs a stranger's page, whose name was rebound to 127.0.0.1: by its Host.
     """
-    if config.development:
-        return
-    forwarded = any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip", "via"))
-    if request.client is not None and is_loopback(request.client.host) and not forwarded:
+    if names_this_machine(request.headers.get("host", "localhost")) and _is_local(config, request):
         return
     token = config.http.metrics_token
     if token is None:
@@ -94,6 +93,13 @@ def _authorize_metrics(config: Config, request: Request) -> None:
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
         raise HTTPException(401, "a bearer token is needed", {"www-authenticate": 'Bearer realm="metrics"'})
+
+
+def _is_local(config: Config, request: Request) -> bool:
+    if config.development:
+        return True
+    forwarded = any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip", "via"))
+    return request.client is not None and is_loopback(request.client.host) and not forwarded
 
 
 def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -81,7 +81,7 @@ class Listener:
     `count` is called with (event, label): ("handshake_accepted", path), ("handshake_refused", why),
     ("connection_refused", why) and ("protocol_error", close code); labels come from small fixed sets.
     `clock` is monotonic, in seconds. With `http` None, plain HTTP is answered 404. `tls` needs a
-    certificate and key loaded.
+    certificate and key loaded. `trusts` says of a peer's address whether it is a proxy whose word counts.
     """
 
     def __init__(
@@ -95,6 +95,7 @@ class Listener:
         tls: ssl.SSLContext | None = None,
         options: ListenerOptions | None = None,
         admit: Admit | None = None,
+        trusts: Callable[[str], bool] = lambda address: False,
         count: Count = _count_nothing,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -107,6 +108,7 @@ class Listener:
         self._origins = origins or OriginPolicy()
         self._tls = tls
         self._admit = admit
+        self._trusts = trusts
         self.count = count
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop
@@ -275,8 +277,8 @@ class Listener:
     def head_received(self, handshake: "_Handshake", head: bytes, rest: bytes) -> None:
         """Judge a whole request head and hand the transport on. Raises Refused."""
         transport = handshake.transport
-        secure = self._tls is not None
-        asked = judge(head, self._subprotocols, self._origins, secure)
+        secure, proxied = self._tls is not None, self._trusts(handshake.address)
+        asked = judge(head, self._subprotocols, self._origins, secure, proxied)
         if not isinstance(asked, Upgrade):
             if self._http is None:
                 raise Refused(404, "nothing here but WebSockets", label="no_http")
@@ -286,7 +288,7 @@ class Listener:
             protocol.connection_made(transport)
             protocol.data_received(head + rest)
             return
-        wire = WebSocketWire(self._contexts[asked.path], transport, handshake.address, secure)
+        wire = WebSocketWire(self._contexts[asked.path], transport, handshake.address, asked.secure)
         try:
             user = self._routes[asked.path].factory(wire, asked)
         except Refused:

@@ -216,10 +216,9 @@ def client_address(peer: str, forwarded: str | None, trusted: list[str]) -> str:
     """
     if not forwarded or not trusted:
         return peer
-    networks = [ipaddress.ip_network(network, strict=False) for network in trusted]
     address = peer
     for hop in reversed(forwarded.split(",")):
-        if not any(_in(address, network) for network in networks):
+        if not is_trusted(address, trusted):
             return address
         try:
             address = str(ipaddress.ip_address(hop.strip()))
@@ -228,10 +227,13 @@ def client_address(peer: str, forwarded: str | None, trusted: list[str]) -> str:
     return address
 
 
-def _in(address: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+def is_trusted(address: str, trusted: list[str]) -> bool:
+    """Tell whether an address is one of these proxies' (addresses or networks)."""
+    if not trusted:
+        return False
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return False
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return (mapped or parsed) in network
+    return any((mapped or parsed) in ipaddress.ip_network(network, strict=False) for network in trusted)

@@ -91,7 +91,10 @@ class Listen(Section, frozen=True, kw_only=True):
     echo: Annotated[bool, about("Serve `/echo`. Automatic: in development only.")] | None = None
     connect: Annotated[bool, about("Serve `/connect`. Automatic: in development only.")] | None = None
     trusted_proxies: Annotated[
-        list[str], about("Addresses or networks of proxies whose `X-Forwarded-For` is believed.")
+        list[str],
+        about(
+            "Addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed."
+        ),
     ] = []
 
 
