@@ -269,6 +269,26 @@ def test_connections_of_an_address_are_bounded_over_all_ports() -> None:
     run(main())
 
 
+def test_max_connections_counts_all_ports_together() -> None:
+    async def main() -> None:
+        async with serving(Config(listen=listen(tcp_port=0, max_connections=1))) as app:
+            async with open_socket(app) as first:
+                await enter(first)
+                reader, writer = await asyncio.open_connection("127.0.0.1", app.tcp_port)
+                assert json.loads((await reader.read())[4:])["code"] == 3005
+                writer.close()
+                await writer.wait_closed()
+        async with serving(Config(listen=listen(tcp_port=0, max_connections=1))) as app:
+            reader, writer = await asyncio.open_connection("127.0.0.1", app.tcp_port)
+            writer.write(b"HELLO\n")
+            await reader.readline()
+            assert await refused(app, "/ws") == 503
+            writer.close()
+            await writer.wait_closed()
+
+    run(main())
+
+
 def test_behind_a_trusted_proxy_the_forwarded_address_counts() -> None:
     async def main() -> None:
         config = Config(listen=listen(max_connections_per_address=1, trusted_proxies=["127.0.0.1"]))

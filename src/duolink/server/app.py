@@ -193,7 +193,12 @@ class App:
         self._listener = self._make_listener()
         self.port = await self._listener.start()
         if self.config.listen.tcp_port is not None:
-            self._tcp = TcpListener(lambda wire: self._gate.admit(wire, self._enter), self._tcp_options())
+            listener = self._listener
+            self._tcp = TcpListener(
+                lambda wire: self._gate.admit(wire, self._enter),
+                self._tcp_options(),
+                elsewhere=lambda: listener.connections,
+            )
             try:
                 await self._tcp.start(self.config.listen.host, self.config.listen.tcp_port)
             except OSError:
@@ -273,6 +278,7 @@ class App:
             tls=self._tls,
             options=options,
             trusts=lambda address: is_trusted(address, config.listen.trusted_proxies),
+            elsewhere=lambda: self._tcp.connections if self._tcp is not None else 0,
             count=self._count,
             clock=self._clock.monotonic,
         )

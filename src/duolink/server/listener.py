@@ -81,7 +81,8 @@ class Listener:
     `count` is called with (event, label): ("handshake_accepted", path), ("handshake_refused", why),
     ("connection_refused", why) and ("protocol_error", close code); labels come from small fixed sets.
     `clock` is monotonic, in seconds. With `http` None, plain HTTP is answered 404. `tls` needs a
-    certificate and key loaded. `trusts` says of a peer's address whether it is a proxy whose word counts.
+    certificate and key loaded. `trusts` says of a peer's address whether it is a proxy whose word counts;
+    `elsewhere` how many connections the process's other ports have, for `max_connections` bounds them together.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Listener:
         options: ListenerOptions | None = None,
         admit: Admit | None = None,
         trusts: Callable[[str], bool] = lambda address: False,
+        elsewhere: Callable[[], int] = lambda: 0,
         count: Count = _count_nothing,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -109,6 +111,7 @@ class Listener:
         self._tls = tls
         self._admit = admit
         self._trusts = trusts
+        self._elsewhere = elsewhere
         self.count = count
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop
@@ -213,7 +216,7 @@ class Listener:
                 logger.error("cannot accept connections: %s", error.strerror)
                 self._rest(listening)
                 return
-            if self.connections >= self.options.max_connections:
+            if self.connections + self._elsewhere() >= self.options.max_connections:
                 self._turn_away(connection, "max_connections")
             elif len(self._handshakes) >= self.options.max_handshakes:
                 self._turn_away(connection, "max_handshakes")

@@ -51,8 +51,8 @@ class ListenerOptions:
     """The unsent bytes below which a congested wire is `writable` again. asyncio's default."""
 
     max_connections: int = 10_000
-    """The most connections of all sorts, which is what bounds memory and file descriptors; more are
-    turned away at accept."""
+    """The most connections of all sorts, on all ports of the process, which is what bounds memory and file
+    descriptors; more are turned away at accept."""
 
     max_handshakes: int = 1_000
     """The most connections that have not finished their request head. Only these are anonymous and

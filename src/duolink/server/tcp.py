@@ -11,6 +11,7 @@ import asyncio
 import ipaddress
 import ssl
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -53,7 +54,7 @@ class TcpOptions:
     """For the far end to take what was written and close, before it is cut off."""
 
     max_connections: int = 16_000
-    """More are closed as soon as they are accepted."""
+    """Of all ports of the process together; more are closed as soon as they are accepted."""
 
     backlog: int = 2048
     """Connections that the kernel may hold before they are accepted."""
@@ -329,11 +330,18 @@ class TcpWire(asyncio.BufferedProtocol):
 
 class TcpListener:
     """Accepts TCP connections and gives each wire a user. The factory may raise `Refused`: its reason goes
-    out with a goodbye, and the connection ends with 3005."""
+    out with a goodbye, and the connection ends with 3005. `elsewhere` says how many connections the process's
+    other ports have."""
 
-    def __init__(self, factory: WireUserFactory, options: TcpOptions | None = None) -> None:
+    def __init__(
+        self,
+        factory: WireUserFactory,
+        options: TcpOptions | None = None,
+        elsewhere: Callable[[], int] = lambda: 0,
+    ) -> None:
         self.factory = factory
         self.options = options or TcpOptions()
+        self._elsewhere = elsewhere
         self.buffer = memoryview(bytearray(READ_BUFFER))
         self._wires: set[TcpWire] = set()
         self._refused: set[TcpWire] = set()
@@ -382,7 +390,7 @@ class TcpListener:
         """A wire has opened: return its user. Raises `Refused`."""
         self._empty.clear()
         self._wires.add(wire)
-        if len(self._wires) > self.options.max_connections:
+        if len(self._wires) + self._elsewhere() > self.options.max_connections:
             raise Refused(503, "too many connections", label="max_connections")
         return self.factory(wire)
 
