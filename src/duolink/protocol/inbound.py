@@ -129,8 +129,7 @@ class Inbound:
         while self._held:
             first = self.expected
             self.expected = min(self._held)
-            if first < self.expected:
-                items.append(self._lose(first, self.expected - 1, LossReason.SENDER_RESTARTED))
+            items.append(self._lose(first, self.expected - 1, LossReason.SENDER_RESTARTED))
             items += self._release(0.0)
         return items
 
