@@ -5,9 +5,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from scripts.config_reference import DOCUMENT, updated
 
+from duolink.client.stream import HELD
+from duolink.protocol import limits
 from duolink.server.config import (
     AUTOMATIC_RATES,
     Auth,
@@ -20,7 +23,9 @@ from duolink.server.config import (
     default_path,
     is_loopback,
     load,
+    number,
 )
+from duolink.server.settings import MAX_MESSAGE, MAX_WINDOW
 
 SECRET = "0123456789abcdef0123456789abcdef"
 KEYS = {"DUOLINK_AUTH_KEYS": f'[{{"algorithm": "HS256", "key": "{SECRET}"}}]'}
@@ -149,7 +154,7 @@ def test_text_is_read_by_the_type_of_its_key():
         ({"LISTEN_TLS_CERTIFICATE": "c.pem"}, "listen.tls_key: is not set; TLS needs both"),
         ({"LISTEN_TCP_PORT": "8080"}, "listen.tcp_port: 8080 is also listen.port"),
         ({"HEARTBEAT_TIMEOUT_S": "31"}, "heartbeat.timeout_s: 31.0 is more than heartbeat.interval_s = 30.0"),
-        ({"WIRE_MAX_MESSAGE": "600000"}, "wire.send_buffer: 1048576 holds fewer than two messages"),
+        ({"WIRE_SEND_BUFFER": "100000"}, "wire.send_buffer: 100000 holds fewer than two messages"),
         ({"LINKS_WINDOW_BYTES": "2000"}, "links.window_bytes: 2000 holds no message"),
         ({"AUTH_ISSUER": "me"}, "DUOLINK_AUTH_ISSUER: auth.issuer: has no effect without auth.keys"),
         (
@@ -292,3 +297,34 @@ def test_the_document_explains_with_a_file_that_loads(tmp_path):
     config = load(write(tmp_path, example))
     assert config.channel("chat:1").history_count == 1000
     assert config.listen.host == "0.0.0.0"
+
+
+def test_every_setting_has_an_effect():
+    """Somebody reads it: the schema's own properties, or another module of the server."""
+    package = Path(__file__).parents[2] / "src" / "duolink"
+    schema = (package / "server" / "settings.py").read_text("utf-8")
+    text = "\n".join(path.read_text("utf-8") for path in package.rglob("*.py")).replace(schema, "")
+    unread = []
+    for section in msgspec.structs.fields(Config):
+        if section.name in ("channels", "rates"):  # rates are read by name, see `Config.rate`
+            continue
+        for field in msgspec.structs.fields(section.type):
+            if not re.search(rf"\.{field.name}\b", text) and not re.search(
+                rf"{section.name}\.{field.name}\b", schema
+            ):
+                unread.append(f"{section.name}.{field.name}")
+    assert unread == []
+
+
+@pytest.mark.parametrize(
+    ("key", "most", "holds"),
+    [
+        ("wire.max_message", MAX_MESSAGE, limits.MAX_PAYLOAD // 2),
+        ("links.window", MAX_WINDOW, HELD // len(limits.LANES)),
+    ],
+)
+def test_a_limit_is_not_raised_beyond_what_clients_hold(key, most, holds):
+    assert most <= holds
+    more = {"wire.send_buffer": 1 << 22}
+    assert load(overrides={key: most, **more})
+    assert f"to {number(most)}" in refused(overrides={key: most + 1, **more})

@@ -246,7 +246,7 @@ class App:
     def _make_listener(self) -> Listener:
         config = self.config
         options = ListenerOptions(
-            max_message=_max_payload(config),
+            max_message=limits.MAX_PAYLOAD,
             read_buffer=max(config.wire.read_buffer, 2048),
             handshake_timeout=config.wire.handshake_timeout_s,
             close_timeout=self._close_timeout(),
@@ -311,7 +311,7 @@ class App:
     def _tcp_options(self) -> TcpOptions:
         config = self.config
         return TcpOptions(
-            max_payload=_max_payload(config),
+            max_payload=limits.MAX_PAYLOAD,
             first_byte_timeout=min(config.wire.handshake_timeout_s, config.wire.hello_timeout_s),
             message_timeout=config.wire.fragment_timeout_s,
             close_timeout=self._close_timeout(),
@@ -340,11 +340,6 @@ class App:
     def _flush_log(self, loop: asyncio.AbstractEventLoop) -> None:
         self._flush_timer = loop.call_later(FLUSH_LOG_EVERY, self._flush_log, loop)
         self._events.flush(self._clock.monotonic())
-
-
-def _max_payload(config: Config) -> int:
-    """Return the largest payload a wire takes: what `welcome` says, and any one message."""
-    return max(limits.MAX_PAYLOAD, config.wire.max_message)
 
 
 def _tls_context(config: Config) -> ssl.SSLContext | None:

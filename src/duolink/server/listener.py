@@ -82,7 +82,7 @@ class Listener:
     ("connection_refused", why) and ("protocol_error", close code); labels come from small fixed sets.
     `clock` is monotonic, in seconds. With `http` None, plain HTTP is answered 404. `tls` needs a
     certificate and key loaded. `trusts` says of a peer's address whether it is a proxy whose word counts;
-    `elsewhere` how many connections the process's other ports have, for `max_connections` bounds them together.
+    `elsewhere` how many connections the process's other ports have: `max_connections` bounds them together.
     """
 
     def __init__(

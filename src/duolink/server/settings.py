@@ -14,6 +14,14 @@ from msgspec import Meta, Struct
 
 from duolink.protocol import limits
 
+MAX_MESSAGE = limits.MAX_PAYLOAD // 2
+"""Bytes up to which `wire.max_message` may be raised: clients take payloads of `limits.MAX_PAYLOAD`, and a
+message may share one with what was sent before it."""
+
+MAX_WINDOW = 2048
+"""Numbers up to which `links.window` may be raised: what both lanes may have in flight, a client's SDK must
+be able to hold (4096) for an application that does not read."""
+
 Algorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
 
 
@@ -102,7 +110,7 @@ class Wire(Section, frozen=True, kw_only=True):
     """Sizes and deadlines of one connection."""
 
     max_message: Annotated[
-        int, size("Largest message of a link or channel, in bytes.", ge=1024, le=16 << 20)
+        int, size("Largest message of a link or channel, in bytes.", ge=1024, le=MAX_MESSAGE)
     ] = limits.MAX_MESSAGE
     read_buffer: Annotated[int, size("Bytes of buffer for reading per connection.", ge=2048, le=1 << 20)] = (
         2048
@@ -174,7 +182,9 @@ class Links(Section, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    window: Annotated[int, count("Unsettled messages per link and lane.", ge=1, le=65_536)] = limits.WINDOW
+    window: Annotated[int, count("Unsettled messages per link and lane.", ge=1, le=MAX_WINDOW)] = (
+        limits.WINDOW
+    )
     window_bytes: Annotated[int, size("Bytes of unsettled messages per link.", ge=1024)] = limits.WINDOW_BYTES
 
 
@@ -287,12 +297,6 @@ class Limits(Section, frozen=True, kw_only=True):
     )
     watched_per_client: Annotated[int, count("Clients watched (here, reconnecting, away) at once.", ge=1)] = (
         limits.MAX_WATCHED
-    )
-    channel_name_bytes: Annotated[int, count("Longest channel name, in UTF-8 bytes.", ge=1, le=1024)] = (
-        limits.MAX_CHANNEL
-    )
-    client_id_bytes: Annotated[int, count("Longest client id, in UTF-8 bytes.", ge=1, le=1024)] = (
-        limits.MAX_CLIENT_ID
     )
 
 
