@@ -307,9 +307,8 @@ class TcpWire(asyncio.BufferedProtocol):
         self._start_timer()
 
     def _start_timer(self) -> None:
-        self._timer_at = (
-            self._deadline
-        )  # uvloop's handle of a timer that is due at once does not know its time
+        # Remembered here: uvloop's handle of a timer that is due at once does not know its time.
+        self._timer_at = self._deadline
         self._timer = self._loop.call_at(self._deadline, self._expired)
 
     def _expired(self) -> None:
