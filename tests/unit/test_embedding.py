@@ -12,6 +12,7 @@ import pytest
 import duolink
 import duolink.server
 from duolink.protocol.codec import DataError
+from duolink.protocol.messages import LinkMessage
 from duolink.server import (
     AuthenticationError,
     Config,
@@ -314,6 +315,25 @@ def test_idle_links_are_forgotten_when_there_are_too_many(monkeypatch: pytest.Mo
             server.link("new")
             assert server.link("busy") is busy
             assert server.link("idle") is not idle
+
+    run(main())
+
+
+def test_strangers_are_not_heard_while_no_link_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duolink.server.embedding.MAX_LINKS", 1)
+    first = LinkMessage(run=1, seq=1, base=1, sender="stranger")
+
+    async def main() -> None:
+        async with Server(port=0) as server:
+            sent = await server.link("busy").send(1)
+            server._deliver(first)
+            assert list(server._links) == ["busy"]
+            async with duolink.connect(server.url, client_id="busy") as busy:
+                async for _ in busy.messages():
+                    break
+                await sent.delivered()
+            server._deliver(first)  # it has not been acknowledged, and comes again
+            assert list(server._links) == ["stranger"]
 
     run(main())
 

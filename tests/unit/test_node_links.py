@@ -488,7 +488,7 @@ def test_a_sender_has_a_bounded_number_of_receivers(world, monkeypatch: pytest.M
 
 def test_the_server_is_a_client_of_its_own_node(world):
     heard: list[Any] = []
-    world.node.local.deliver = heard.append
+    world.node.local.attach(heard.append)
     alice = world.client("alice")
     alice.say(1, to="$server", data="hi")
     alice.raw(
@@ -511,11 +511,25 @@ def test_the_server_is_a_client_of_its_own_node(world):
     assert [message.state for message in heard if type(message) is Peer] == ["here"]
 
 
+def test_without_an_application_the_server_is_away(world):
+    alice = world.client("alice")
+    alice.say(1, to="$server")
+    assert waits(alice) == [(1, 0)]
+    alice.send(Watch(id=1, clients=["$server"]))
+    assert alice.last(Peer).state == "away"
+    heard: list[Any] = []
+    world.node.local.attach(heard.append)
+    world.turn()
+    assert alice.last(Peer).state == "here"
+    alice.say(1, to="$server")
+    assert [m.seq for m in heard] == [1]
+
+
 def test_a_deliver_that_raises_breaks_nothing(world):
     def deliver(message: Any) -> None:
         raise ValueError
 
-    world.node.local.deliver = deliver
+    world.node.local.attach(deliver)
     alice = world.client("alice")
     alice.say(1, to="$server")
     assert world.log.lines[-1] == ("hook deliver", "a hook raised") and alice.closed == 0

@@ -46,7 +46,7 @@ __all__ = [
 
 MAX_LINKS: Final = 10_000
 """Clients whose links with the application are remembered; the longest idle is forgotten first, and a message
-of its that comes again is then taken as new."""
+of its that comes again is then taken as new. While none is idle, strangers are not heard."""
 
 _log = structlog.get_logger("duolink.server")
 
@@ -150,8 +150,8 @@ class Server:
         """Open the ports. Raises `OSError` when one cannot be had."""
         await self._app.start()
         self._loop = asyncio.get_running_loop()
-        self._app.node.local.deliver = self._deliver
         self._running = True
+        self._app.node.local.attach(self._deliver)
         return self
 
     async def __aexit__(
@@ -300,8 +300,10 @@ class Server:
         elif isinstance(message, Error):
             peer = message.to
         if peer:
-            if peer in self._links or isinstance(message, LinkMessage | Skip | Probe):
+            begins = isinstance(message, LinkMessage | Skip | Probe)
+            if peer in self._links or (begins and self._forget_idle()):
                 self.link(peer).receive(message)
+            # Else there is no room for a stranger now; its message stays unacknowledged, and comes again.
         elif isinstance(message, Published | Error):
             answer = self._commands.get(message.id)
             if answer is not None and not answer.done():
@@ -345,11 +347,15 @@ class Server:
         self._touched.update((link, None) for link, due in self._due.items() if due <= now)
         self._pump()
 
-    def _forget_idle(self) -> None:
-        if len(self._links) >= MAX_LINKS:
-            idle = next((name for name, link in self._links.items() if link.machine.idle), None)
-            if idle is not None:
-                self._due.pop(self._links.pop(idle), None)
+    def _forget_idle(self) -> bool:
+        """Make room for a link; return whether there is some. The application's own may go beyond it."""
+        if len(self._links) < MAX_LINKS:
+            return True
+        idle = next((name for name, link in self._links.items() if link.machine.idle), None)
+        if idle is None:
+            return False
+        self._due.pop(self._links.pop(idle), None)
+        return True
 
     # --- handlers --------------------------------------------------------------------------------
 

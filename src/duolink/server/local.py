@@ -1,7 +1,8 @@
 """The embedding application as a client of its own node: `$server`, without a wire.
 
 It is an ordinary connection with an ordinary session, except that what the node sends it comes out as
-messages, and what it says is taken without being decoded.
+messages, and what it says is taken without being decoded. Until an application `attach`es, `$server` is away
+like any other client that is not here.
 """
 
 from collections.abc import Callable
@@ -23,15 +24,14 @@ if TYPE_CHECKING:
 class LocalConnection(Connection):
     """The connection of `$server`. Never full, never closed, without heartbeat."""
 
-    __slots__ = ("deliver",)
+    __slots__ = "_deliver"
 
     def __init__(self, node: "Node", run: int) -> None:
         super().__init__(node, GONE, None)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self.deliver: Callable[[Any], None] | None = None
-        """Takes every message for `$server`; None drops them."""
+        self._deliver: Callable[[Any], None] | None = None
         identity = Identity(
             user=NAME, client=NAME, subscribe=EVERYTHING, publish=EVERYTHING, links=EVERYTHING
         )
@@ -40,7 +40,12 @@ class LocalConnection(Connection):
         session.attachment = 1
         self.session = session
         self.stage = Stage.OPEN
-        node.links.arrived(session)
+
+    def attach(self, deliver: Callable[[Any], None]) -> None:
+        """An application is here from now on: `deliver` takes every message for `$server`."""
+        self._deliver = deliver
+        assert self.session is not None
+        self.node.links.arrived(self.session)
 
     @property
     def run(self) -> int:
@@ -68,5 +73,5 @@ class LocalConnection(Connection):
         for line in lines:
             # Only a binary payload has a newline.
             for message in SERVER.binary(line) if b"\n" in line else SERVER.text(line):
-                if self.deliver is not None:
-                    self.node.call_hook("deliver", self.deliver, message)
+                if self._deliver is not None:
+                    self.node.call_hook("deliver", self._deliver, message)
