@@ -513,6 +513,17 @@ def test_a_bad_refresh_changes_nothing(guarded):
     assert (client.last(Error).code, client.last(Error).id, client.closed) == ("unauthorized", 7, 0)
 
 
+def test_an_authenticator_that_fails_at_a_refresh_ends_nothing(guarded, monkeypatch):
+    def fail(token: str | None, now: float) -> Identity:
+        raise OSError("key server")
+
+    client = guarded.client("alice", token="alice")
+    monkeypatch.setattr(guarded.node.greeter._authenticator, "authenticate", fail)
+    client.send(Refresh(id=7, token="alice"))
+    error = client.last(Error)
+    assert (error.code, error.id, error.retry_after, client.closed) == ("unavailable", 7, 5000, 0)
+
+
 def test_a_refresh_for_another_client_is_refused(guarded):
     guarded.node.greeter._authenticator.identities["bob"] = Identity(user="bob")
     client = guarded.client("alice", token="alice")

@@ -134,7 +134,7 @@ class Greeter:
             self._refuse(connection, ErrorCode.UNAUTHORIZED, close, error.message)
             return None
         except Exception:
-            self._node.log.warning("authenticator", "authenticator failed", self._node.now, exc_info=True)
+            self._authenticator_failed()
             self._overloaded(connection, 5.0)
             return None
         if not identity.may_be(hello.client_id):
@@ -142,6 +142,9 @@ class Greeter:
             self._refuse(connection, ErrorCode.UNAUTHORIZED, CloseCode.UNAUTHORIZED, text)
             return None
         return identity
+
+    def _authenticator_failed(self) -> None:
+        self._node.log.warning("authenticator", "authenticator failed", self._node.now, exc_info=True)
 
     def _refuse(
         self, connection: Connection, code: ErrorCode, close: CloseCode, text: str, retry_after: int = 0
@@ -431,6 +434,10 @@ class Greeter:
             )
         except AuthenticationError as error:
             connection.error(ErrorCode.UNAUTHORIZED, error.message, id=message.id)
+            return
+        except Exception:
+            self._authenticator_failed()
+            connection.error(ErrorCode.UNAVAILABLE, "try again", id=message.id, retry_after=5000)
             return
         if not identity.may_be(session.client_id):
             connection.error(ErrorCode.UNAUTHORIZED, "the token does not allow this client id", id=message.id)
