@@ -274,6 +274,9 @@ def test_publish_lines_and_data(typist: Typist, serve: Any) -> None:
     ]
     assert result.exit_code == 1 and "forbidden" in result.stderr
     serve(Script(log))
+    result = invoke(publish, "room", "--data", "bad")
+    assert (result.exit_code, result.stdout) == (4, "0 published, 1 failed\n")
+    serve(Script(log))
     result = invoke(publish, "room", "--json", "--data", "nonsense")
     assert result.exit_code == 2
     assert invoke(publish, "", "--data", "x").exit_code == 2

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import click
 
-from duolink.cli.options import EXIT_LOST, EXIT_SAFE, EXIT_USAGE, Failed, connection_options
+from duolink.cli.options import EXIT_LOST, EXIT_REFUSED, EXIT_SAFE, EXIT_USAGE, Failed, connection_options
 from duolink.cli.terminal import (
     Lines,
     checked,
@@ -25,9 +25,12 @@ from duolink.client.channel import Channel, Position, Subscription
 from duolink.client.client import Client
 from duolink.client.errors import CommandFailed, CommandTimeout, InvalidData
 from duolink.client.events import ChannelGap, Event, PresenceChanged
+from duolink.protocol.codes import ErrorCode
 
 IN_FLIGHT = 64
 """Publications under way at once."""
+
+_RIGHTS = (ErrorCode.FORBIDDEN, ErrorCode.UNKNOWN_CHANNEL)
 
 name_option = click.option("--name", metavar="ME", help="This client's name.  [default: a random one]")
 
@@ -51,7 +54,7 @@ def publish(
 
 
 async def _publish(connected: Client, name: str, data: tuple[str, ...], as_json: bool) -> int:
-    published = failed = 0
+    published = failed = refused = 0
     code = EXIT_SAFE
 
     async def work(channel: Channel) -> None:
@@ -59,11 +62,12 @@ async def _publish(connected: Client, name: str, data: tuple[str, ...], as_json:
         under_way: deque[asyncio.Task[Position]] = deque()
 
         async def finish() -> None:
-            nonlocal published, failed
+            nonlocal published, failed, refused
             try:
                 position = await under_way.popleft()
             except (CommandFailed, CommandTimeout, InvalidData) as error:
                 failed += 1
+                refused += isinstance(error, CommandFailed) and error.code in _RIGHTS
                 say(f"not published: {error}")
                 return
             published += 1
@@ -88,6 +92,8 @@ async def _publish(connected: Client, name: str, data: tuple[str, ...], as_json:
         emit(json.dumps({"published": published, "failed": failed}).encode())
     else:
         emit(f"{published} published, {failed} failed".encode())
+    if refused and not published and refused == failed:
+        return code or EXIT_REFUSED
     return code or (EXIT_LOST if failed else EXIT_SAFE)
 
 
@@ -146,7 +152,7 @@ async def _subscribe(
             async with channel.subscribe(since=since, presence=presence) as subscription:
                 await until_stopped(connected, _print(subscription, count, as_json))
         except CommandFailed as error:
-            raise Failed(f"{name}: {error}", 4) from None
+            raise Failed(f"{name}: {error}", EXIT_REFUSED) from None
     return EXIT_SAFE
 
 
