@@ -17,6 +17,7 @@ from duolink import (
     PeerState,
     RequestFailed,
     RequestTimeout,
+    Trouble,
     WindowFull,
 )
 from duolink.protocol.messages import Ack, Ephemeral, Error, LinkMessage, Peer, Signal, Skip
@@ -692,6 +693,29 @@ def test_answers_wait_for_room(monkeypatch: Patch) -> None:
                 ("r2", b'"b"'),
             ]
             server.line.deliver(server.ack("bob", 2))
+
+    play(monkeypatch, work())
+
+
+def test_answers_nobody_takes_are_dropped_in_the_end(monkeypatch: Patch) -> None:
+    monkeypatch.setattr("duolink.client.link.MAX_ANSWERS", 2)
+
+    async def work() -> None:
+        server = FakeServer(window=1)
+        async with make(server) as client:
+            troubles: list[str] = []
+            client.on_event(lambda event: troubles.append(event.code) if isinstance(event, Trouble) else None)
+            client.on_request(lambda message: message.data)
+            server.line.deliver(
+                *(server.message("bob", n, n, request=f"r{n}", deadline=9000) for n in range(1, 6))
+            )
+            await turns()
+            assert troubles == ["overflow", "overflow"]  # of five one is out, and two wait
+            for number in range(1, 4):
+                await server.expect(LinkMessage, number)
+                server.line.deliver(server.ack("bob", number))
+            await turns()
+            assert client.link("bob").unsettled == 0
 
     play(monkeypatch, work())
 

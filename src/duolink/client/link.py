@@ -38,6 +38,10 @@ ENVELOPE: Final = 640
 REQUEST_TIMEOUT: Final = 30.0
 """Seconds a request waits for its answer when its caller does not say."""
 
+MAX_ANSWERS: Final = 1024
+"""Answers per lane that may wait for room: four windows. A peer that asks and asks and never takes an answer
+would cost the memory; beyond it answers are dropped, and its requests time out."""
+
 
 class _Waiting(NamedTuple):
     """A message that waits for room in the window."""
@@ -176,12 +180,14 @@ class Link:
         return sent
 
     def _reply(self, request: str, lane: str, body: Raw, binary: bool, failed: bool) -> None:
-        """Answer a request: now, or when there is room. Nobody waits for it here."""
+        """Answer a request: now, or when there is room. Nobody waits for it here; too many are dropped."""
         options = {"reply": request, "failed": failed}
         if self._client._ended:
             return
         if not self._queues.get(lane) and self._has_room(lane, body):
             self._submit(lane, body, binary, options)
+        elif len(self._queues.get(lane, ())) >= MAX_ANSWERS:
+            self._client._trouble("overflow", f"an answer was dropped: {self.peer} takes none")
         else:
             future = asyncio.get_running_loop().create_future()
             self._wait(lane, _Waiting(future, body, binary, options))
