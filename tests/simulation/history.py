@@ -112,7 +112,6 @@ class History:
 
     def publish_answered(self, uid: str, channel: str, epoch: str, offset: int) -> None:
         self._entry(channel, epoch, offset, uid)
-        self.published[uid] = (channel, epoch, offset)
 
     def joined(self, process: str, channel: str, epoch: str, offset: int, recovered: bool, gap: str) -> None:
         known = self.positions.get((process, channel))
@@ -137,18 +136,22 @@ class History:
         log = self.channels.setdefault((channel, epoch), {})
         if log.setdefault(offset, uid) != uid:
             raise Violation(f"{channel} {epoch}:{offset} is {log[offset]} and {uid}")
-        if uid in self.published and self.published[uid] != (channel, epoch, offset):
-            raise Violation(f"published twice: {uid} at {self.published[uid]} and {epoch}:{offset}")
+        place = (channel, epoch, offset)
+        if self.published.setdefault(uid, place) != place:
+            raise Violation(f"published twice: {uid} at {self.published[uid]} and {place}")
 
     # --- the end -----------------------------------------------------------------------------
+
+    def check_channels(self, process: str, tops: dict[str, tuple[str, int]]) -> None:
+        """After everything healed, a living subscriber has got everything there is."""
+        for channel, top in tops.items():
+            if self.positions.get((process, channel)) != top:
+                raise Violation(
+                    f"{process} is at {self.positions.get((process, channel))} of {channel}, not {top}"
+                )
 
     def check_settled(self, alive: set[str]) -> None:
         """After everything healed, whatever a living sender submitted has its end."""
         for entry in self.submitted.values():
             if entry.process in alive and not entry.verdict:
                 raise Violation(f"never settled: {entry}")
-        for (channel, epoch), log in self.channels.items():
-            uids = Counter(log.values())
-            twice = [uid for uid, count in uids.items() if count > 1]
-            if twice:
-                raise Violation(f"published twice in {channel} {epoch}: {twice}")

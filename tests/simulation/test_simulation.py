@@ -10,7 +10,7 @@ import pytest
 from .world import World
 
 SEEDS = 2000
-BLOCK = 100
+BLOCK = 200
 
 SOMETIMES = (
     "resumed",

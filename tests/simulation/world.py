@@ -284,6 +284,11 @@ class World:
         self.clock.run(self.duration + SETTLE)
         alive = {p.name for p in self.processes.values() if p.alive and p.session.state is not State.CLOSED}
         self.history.check_settled(alive)
+        for process in self.processes.values():
+            if process.session.state is State.ONLINE:
+                tops = self.node.channels.positions()
+                wanted = {name: top for name, top in tops.items() if name in process.session.subscriptions}
+                self.history.check_channels(process.name, wanted)
         return self.history
 
     def _heal(self) -> None:

@@ -410,6 +410,7 @@ class PresenceList(Message, tag="presence_list"):
     channel: str
     clients: list[str]
     id: Integer = 0
+    more: Integer = 0  # how many are not named, for want of room in one message
 
 
 class Join(Message, tag="join"):

@@ -38,6 +38,7 @@ from duolink.protocol.messages import (
     Ack,
     Ephemeral,
     Error,
+    FromServer,
     Goodbye,
     Hello,
     HistoryPage,
@@ -136,6 +137,7 @@ class Session:
         self._earliest = 0.0  # the next attempt is not to come before
         self._goodbye = 0  # the code of the server's goodbye
         self._refusal = ""
+        self._decoder = codec.SERVER
         self._touched: set[Link] = set()
         self._timers: dict[Link, float] = {}  # what each link last said; stale for those touched
         self._out: list[Message] = []
@@ -287,7 +289,7 @@ class Session:
         """A payload came on the transport."""
         if self._heartbeat is not None:
             self._heartbeat.alive(now)
-        messages = codec.SERVER.binary(payload) if binary else codec.SERVER.text(payload)
+        messages = self._decoder.binary(payload) if binary else self._decoder.text(payload)
         for message in messages:
             if self._transport and self.state is not State.CLOSED:
                 self._receive(message, now)
@@ -374,6 +376,8 @@ class Session:
         timeout = min(max(beat.timeout / 1000, SHORTEST_BEAT), interval)
         self._heartbeat = Heartbeat(Pace(interval, timeout, max(beat.misses, 1)), now)
         self.subscriptions.maximum = welcome.limits.subscriptions
+        if welcome.limits.message != limits.MAX_MESSAGE:
+            self._decoder = codec.Decoder(FromServer, welcome.limits.message)
         for link in self.links.values():
             link.resize(welcome.limits.window, welcome.limits.window_bytes)
             link.path_up(SERVER, PathKind.SERVER, now)

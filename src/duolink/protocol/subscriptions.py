@@ -48,6 +48,7 @@ class PresenceChanged(NamedTuple):
 
     channel: str
     clients: tuple[str, ...] = ()
+    more: int = 0  # how many more there are than the list names
     joined: str = ""
     left: str = ""
 
@@ -168,7 +169,7 @@ class Subscriptions:
         if type(message) is Subscribed:
             return self._subscribed(message)
         if type(message) is PresenceList:
-            return PresenceChanged(message.channel, tuple(message.clients))
+            return PresenceChanged(message.channel, tuple(message.clients), message.more)
         if type(message) is Join:
             return PresenceChanged(message.channel, joined=message.client_id)
         if type(message) is Leave:

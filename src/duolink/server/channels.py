@@ -69,6 +69,10 @@ class Channels:
         """How many channels have members."""
         return len(self._channels)
 
+    def positions(self) -> dict[str, tuple[str, int]]:
+        """Channel → the (epoch, offset) its live subscribers stand at, for those with members."""
+        return {name: (channel.epoch, channel.offset) for name, channel in self._channels.items()}
+
     # --- membership --------------------------------------------------------------------------
 
     def subscribe(self, connection: "Connection", message: Subscribe) -> None:
@@ -286,7 +290,8 @@ class Channels:
             if room < 0:
                 break
             clients.append(client_id)
-        return encode(PresenceList(channel=channel.name, clients=clients, id=command))
+        more = len(channel.members) - len(clients)
+        return encode(PresenceList(channel=channel.name, clients=clients, id=command, more=more))
 
     def _tell_watchers(self, channel: Channel, message: Message) -> None:
         if channel.watchers:
