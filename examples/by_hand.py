@@ -1,68 +1,50 @@
-"""A client by hand, from docs/protocol.md alone: `python examples/by_hand.py alice bob` sends each line of
-standard input to bob and prints what he sends. It survives restarts of the server, and repeats nothing."""
+"""A client from docs/protocol.md alone: `by_hand.py alice bob` sends bob each line typed, and prints his."""
 
 import asyncio
-import json
 import sys
 from contextlib import suppress
+from json import dumps, loads
 
-from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed
-
-
-async def main(me: str, other: str, url: str = "ws://127.0.0.1:8080/ws") -> None:
-    hello = {"type": "hello", "protocol": 1, "client_id": me, "watch": [other]}
-    unsettled = {}  # number → what is not acknowledged yet
-    their_run = finished = 0  # the other side's run, and how far this side is in it
-    socket = None
-
-    async def tell(kind, **fields):
-        with suppress(ConnectionClosed):
-            await socket.send(json.dumps({"type": kind, "to": other, **fields}))
-
-    async def say(seqs):
-        for seq in seqs if "run" in hello else ():
-            await tell("message", run=hello["run"], seq=seq, base=min(unsettled), data=unsettled[seq])
-
-    async def took(message):
-        nonlocal their_run, finished
-        kind = message["type"]
-        if kind == "welcome":  # to be presented at the next hello
-            hello.update({key: message[key] for key in ("run", "session", "secret")})
-        if kind == "welcome" or (kind == "peer" and message["state"] == "here"):
-            await say(sorted(unsettled))
-        elif kind == "ack" and message["run"] == hello["run"]:
-            for seq in [seq for seq in unsettled if seq <= message["seq"]]:
-                print("delivered:", unsettled.pop(seq), file=sys.stderr)
-        elif (
-            kind in ("message", "skip", "probe") and message["from"] == other and message["run"] >= their_run
-        ):
-            if message["run"] > their_run:  # a new life of the other side, or the first one heard of
-                their_run, finished = message["run"], 0
-            finished = max(finished, message["base"] - 1)
-            if kind != "probe" and message["seq"] == finished + 1:
-                finished = message.get("last", message["seq"])
-                print(message.get("data", "(lost)"), flush=True)
-            await tell("ack", run=their_run, seq=finished, want=message["seq"] > finished)
-
-    async def listen():
-        nonlocal socket
-        async for socket in connect(url):  # comes back, with backoff
-            with suppress(ConnectionClosed):
-                await socket.send(json.dumps(hello))
-                async for payload in socket:
-                    for line in payload.split("\n") if isinstance(payload, str) else ():
-                        await took(json.loads(line))
-
-    listening, count = asyncio.create_task(listen()), 0
-    while line := await asyncio.to_thread(sys.stdin.readline):
-        count += 1
-        unsettled[count] = line.rstrip("\n")
-        await say([count])
-    while unsettled:  # noqa: ASYNC110
-        await asyncio.sleep(0.1)
-    await socket.close()
-    listening.cancel()
+import websockets
 
 
-asyncio.run(main(*sys.argv[1:3]))
+async def main(me, other, url="ws://127.0.0.1:8080/ws"):
+    async def read(seq=0):
+        while line := await asyncio.to_thread(sys.stdin.readline, 10_000):  # the longest fits one message
+            seq += 1
+            numbers = dict(run=hello["run"], seq=seq, base=min(unsettled, default=seq))
+            unsettled[seq] = dumps(dict(type="message", to=other, **numbers, data=line.rstrip("\n")))
+            with suppress(websockets.ConnectionClosed):  # it leaves with the others on the next one
+                await online.send(unsettled[seq])
+            while len(unsettled) >= 256 or len("\n".join(unsettled.values())) > 900_000:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)  # the window, in numbers and bytes, is full
+
+    hello = dict(type="hello", protocol=1, client_id=me, watch=[other])
+    unsettled, run, got, reading = {}, 0, 0, None  # number → message; their run, and what is printed of it
+    async for socket in websockets.connect(url):  # with exponential backoff
+        with suppress(websockets.ConnectionClosed):
+            await socket.send(dumps(hello))
+            async for data in socket:
+                for message in map(loads, data.split("\n") if type(data) is str else data.split(b"\n")[:1]):
+                    kind, seq = message["type"], message.get("seq")
+                    if kind == "welcome":
+                        hello.update({key: message[key] for key in ("run", "session", "secret")})
+                        online, reading = socket, reading or asyncio.create_task(read())
+                    elif kind == "peer" and unsettled:  # after each welcome, and when they come back
+                        await socket.send("\n".join(unsettled.values()))
+                    elif kind == "ping":
+                        await socket.send(dumps(dict(type="pong", id=message.get("id", 0))))
+                    elif kind == "ack" and message["run"] == hello["run"]:
+                        unsettled = {number: line for number, line in unsettled.items() if number > seq}
+                    elif "base" in message and message["from"] == other and message.get("lane") != "bulk":
+                        run, got = max((run, got), (message["run"], message["base"] - 1))
+                        if kind != "probe" and (message["run"], seq) == (run, got + 1):
+                            print(message.get("data", f"({message.get('reason', 'bytes')})"), flush=True)
+                            got = message.get("last", seq)
+                        await socket.send(dumps(dict(type="ack", to=other, run=run, seq=got, want=seq > got)))
+        if socket.close_code >= 3500 or socket.close_code in (1002, 1003, 1007, 1008, 1009, 1010):
+            sys.exit(socket.close_reason)  # it would be refused again
+        await asyncio.sleep(1)
+
+
+asyncio.run(main(*sys.argv[1:]))
