@@ -427,7 +427,18 @@ def test_a_listener_that_raises_breaks_nothing(monkeypatch: Patch) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://x", "ws://", "ws://u:p@x", "tcp://x", "tcp://x:1/path", "ws://x:99999", "nonsense", "ws://x#f"],
+    [
+        "http://x",
+        "ws://",
+        "ws://u:p@x",
+        "ws://x?token=secret",
+        "ws://x/ws?a=1&Access_Token=",
+        "tcp://x",
+        "tcp://x:1/path",
+        "ws://x:99999",
+        "nonsense",
+        "ws://x#f",
+    ],
 )
 def test_impossible_addresses(url: str) -> None:
     with pytest.raises(ValueError):

@@ -1,9 +1,12 @@
 """Where a server is: the URL a user gives, taken apart and checked."""
 
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 _DEFAULT_PORTS: Final = {"ws": 80, "wss": 443, "tcp": 0, "tcps": 0}
+
+_SECRETS: Final = frozenset({"token", "access_token", "jwt"})
+"""Names of query parameters that only somebody who takes this for another protocol writes: proxies log them."""
 
 DEFAULT_PATH: Final = "/ws"
 """Path of the WebSocket where the URL names none."""
@@ -40,8 +43,9 @@ def parse_address(url: str) -> Address:
         raise ValueError(f"{url!r} is no address: expected ws://, wss://, tcp:// or tcps://")
     if not parts.hostname or any(char.isspace() for char in url):
         raise ValueError(f"{url!r} names no host")
-    if parts.username is not None or parts.fragment:
-        raise ValueError("an address has no user name, password or fragment; a token is given apart")
+    secret = any(name.lower() in _SECRETS for name, _ in parse_qsl(parts.query, keep_blank_values=True))
+    if parts.username is not None or parts.fragment or secret:
+        raise ValueError("an address has no user name, password, token or fragment; a token is given apart")
     port = parts.port or _DEFAULT_PORTS[parts.scheme]  # `port` raises ValueError for what is no port
     if parts.scheme in ("ws", "wss"):
         path = parts.path if parts.path not in ("", "/") else DEFAULT_PATH
