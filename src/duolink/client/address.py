@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl, urlsplit
 _DEFAULT_PORTS: Final = {"ws": 80, "wss": 443, "tcp": 0, "tcps": 0}
 
 _SECRETS: Final = frozenset({"token", "access_token", "jwt"})
-"""Names of query parameters that only somebody who takes this for another protocol writes: proxies log them."""
+"""Names of query parameters that somebody writes who takes this for another protocol; proxies log them."""
 
 DEFAULT_PATH: Final = "/ws"
 """Path of the WebSocket where the URL names none."""
