@@ -184,6 +184,10 @@ GOOD: dict[str, list[tuple[str, str]]] = {
             '{"type":"history_page","id":7,"channel":"news","epoch":"e","offset":10,"gap":{"reason":"evicted","first":1,"last":3}}',
         ),
         ("presence_list", '{"type":"presence_list","channel":"news","clients":["alice","bob"],"id":8}'),
+        (
+            "presence_list that leaves some out",
+            '{"type":"presence_list","channel":"news","clients":["alice"],"more":41}',
+        ),
         ("presence_list as a snapshot", '{"type":"presence_list","channel":"news","clients":[]}'),
         ("join", '{"type":"join","channel":"news","client_id":"carol"}'),
         ("join of one with an odd name", '{"type":"join","channel":"news","client_id":"c/ä:1"}'),

@@ -209,8 +209,9 @@ def test_newlines_of_json_from_elsewhere_become_spaces() -> None:
 def test_absent_data_is_none_and_impossible_data_an_error() -> None:
     assert codec.decode_json(Raw(b"")) is None
     assert codec.decode_json(Raw(b"[1]")) == [1]
-    with pytest.raises(DataError):
-        codec.decode_json(Raw(b"1e999"))
+    for body in (b"1e999", b"bytes", b'"\xff"', b"[" * 60_000):
+        with pytest.raises(DataError):
+            codec.decode_json(Raw(body))
 
 
 # --- names ---------------------------------------------------------------------------------------------

@@ -254,12 +254,12 @@ def encode_json(value: Any) -> Raw:
 def decode_json(data: Raw) -> Any:
     """Decode received `data` into plain Python values. Absent data is None.
 
-    Raises `DataError` for JSON that Python has no value for, such as 1e999.
+    Raises `DataError` for JSON that Python has no value for, such as 1e999, and for bytes that are no JSON.
     """
     body = bytes(data)
     try:
         return _any_decoder.decode(body) if body else None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(str(error)) from None
 
 

@@ -376,8 +376,8 @@ class Session:
         timeout = min(max(beat.timeout / 1000, SHORTEST_BEAT), interval)
         self._heartbeat = Heartbeat(Pace(interval, timeout, max(beat.misses, 1)), now)
         self.subscriptions.maximum = welcome.limits.subscriptions
-        if welcome.limits.message != limits.MAX_MESSAGE:
-            self._decoder = codec.Decoder(FromServer, welcome.limits.message)
+        default = welcome.limits.message == limits.MAX_MESSAGE
+        self._decoder = codec.SERVER if default else codec.Decoder(FromServer, welcome.limits.message)
         for link in self.links.values():
             link.resize(welcome.limits.window, welcome.limits.window_bytes)
             link.path_up(SERVER, PathKind.SERVER, now)
@@ -486,7 +486,7 @@ class Session:
             for path, message in link.take(now):
                 if path != SERVER:
                     self._actions += [Carry(link.peer, path, *send) for send in payloads([message])]
-                elif self._online:
+                else:
                     self._out.append(message)
             self._events += [FromLink(link.peer, event) for event in link.events()]
             self._timers[link] = link.next_timer(now)
