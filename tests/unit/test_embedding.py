@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+import structlog
 
 import duolink
 import duolink.server
@@ -28,6 +29,12 @@ from duolink.server import (
 from duolink.server.auth import EVERYTHING
 from duolink.server.config import Links
 from duolink.server.embedding import MAX_LINKS
+
+
+@pytest.fixture(autouse=True)
+def unconfigured() -> None:
+    """An embedding program that has not set structlog up: whatever tests ran before."""
+    structlog.reset_defaults()
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
