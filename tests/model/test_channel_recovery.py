@@ -205,7 +205,7 @@ class RecoveryMachine(RuleBasedStateMachine):
 def test_channel_recovery() -> None:
     TALLY.clear()
     run_state_machine_as_test(
-        RecoveryMachine, settings=settings(max_examples=250, stateful_step_count=50, deadline=None)
+        RecoveryMachine, settings=settings(max_examples=400, stateful_step_count=50, deadline=None)
     )
     # The hard cases really occurred.
     assert all(TALLY[what] > 3 for what in ("recovered", "evicted", "slow", "replayed")), TALLY
