@@ -299,14 +299,15 @@ class Connection:
 
     def error(self, code: ErrorCode, text: str, **fields: Any) -> None:
         """Answer with a typed error."""
-        self.node.counts.error(code)
+        node = self.node
+        node.counts.error(code)
+        node.log.warning(code, "bad message", node.now, address=self.peer_address, problem=text)
         self.tell(Error(code=code, message=text, **fields))
 
     def offend(self, code: ErrorCode, text: str, **fields: Any) -> None:
         """Answer something no honest client sends; too many of them end the connection."""
         self.error(code, text, **fields)
         node = self.node
-        node.log.warning(code, "bad message", node.now, address=self.peer_address, problem=text)
         if node.now - self._errors_since > ERROR_WINDOW:
             self._errors, self._errors_since = 0, node.now
         self._errors += 1

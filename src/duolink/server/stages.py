@@ -50,13 +50,19 @@ def _hello(connection: "Connection", hello: Hello) -> None:
 
 def _wrong_state(connection: "Connection", message: Message) -> None:
     text = "a second hello" if type(message) is Hello else "hello comes first, and welcome before the rest"
-    error = Error(code=ErrorCode.WRONG_STATE, message=text, fatal=True)
-    connection.end(CloseCode.POLICY_VIOLATION, text, error=error)
+    _send_away(connection, ErrorCode.WRONG_STATE, text, text)
 
 
 def _malformed_early(connection: "Connection", problem: Malformed) -> None:
-    error = Error(code=problem.code, message=problem.reason[:1024], fatal=True)
-    connection.end(CloseCode.POLICY_VIOLATION, "not a hello", error=error)
+    _send_away(connection, problem.code, problem.reason[:1024], "not a hello")
+
+
+def _send_away(connection: "Connection", code: ErrorCode, text: str, reason: str) -> None:
+    node = connection.node
+    node.log.warning(
+        code, "a client broke the protocol", node.now, address=connection.peer_address, problem=text
+    )
+    connection.end(CloseCode.POLICY_VIOLATION, reason, error=Error(code=code, message=text, fatal=True))
 
 
 def _malformed(connection: "Connection", problem: Malformed) -> None:
