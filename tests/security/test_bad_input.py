@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+import structlog
 import uvloop
 from tests.conformance.websocket_peer import (
     BINARY,
@@ -235,11 +236,20 @@ async def world_of(config: Config) -> AsyncIterator[World]:
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     """What the server logs; a traceback or an error in it fails the test."""
+    before = structlog.get_config() if structlog.is_configured() else None
+    structlog.reset_defaults()  # another test may have sent the log elsewhere
     caplog.set_level(logging.INFO)
     yield caplog
+    structlog.reset_defaults()
+    if before is not None:
+        structlog.configure(**before)
     for record in caplog.get_records("call"):
         assert record.levelno < logging.ERROR and not record.exc_info, record
         assert "Traceback" not in record.getMessage()
+
+
+def warnings(log: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in log.get_records("call") if record.levelno == logging.WARNING]
 
 
 def play(work: Callable[[World], Coroutine[Any, Any, None]], config: Config = PATIENT) -> None:
@@ -348,6 +358,7 @@ def test_answered_by_an_error(name: str, transport: str, log: pytest.LogCaptureF
         await world.moved(before, error(code))
 
     play(work)
+    assert warnings(log)
 
 
 def test_a_newline_smuggles_no_message(log: pytest.LogCaptureFixture) -> None:
@@ -439,6 +450,7 @@ def test_ended_before_it_began(name: str, transport: str, log: pytest.LogCapture
         await world.moved(before, error(code), closed(close))
 
     play(work)
+    assert warnings(log)
 
 
 @both
@@ -454,6 +466,7 @@ def test_a_second_hello(transport: str, log: pytest.LogCaptureFixture) -> None:
         await world.moved(before, error("wrong_state"), closed(1008))
 
     play(work)
+    assert warnings(log)
 
 
 @both
