@@ -6,7 +6,8 @@
         async for message in link:
             print(message.data)
 
-The names below are imported when they are first used, so that a server does not load the client.
+The names below are imported when they are first used, so that a server does not load the client,
+nor a client the server.
 """
 
 from importlib import import_module
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from duolink.client.message import Message, Sent
     from duolink.protocol.codes import CloseCode, LossReason, PeerState
     from duolink.protocol.session import Options
+    from duolink.server.embedding import Server
 
 _HOMES = {
     "duolink.client.channel": ("Channel", "HistoryPage", "Position", "Publication", "Subscription"),
@@ -83,6 +85,7 @@ _HOMES = {
     "duolink.client.message": ("Message", "Sent"),
     "duolink.protocol.codes": ("CloseCode", "LossReason", "PeerState"),
     "duolink.protocol.session": ("Options",),
+    "duolink.server.embedding": ("Server",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -116,6 +119,7 @@ __all__ = [
     "RequestFailed",
     "RequestTimeout",
     "Sent",
+    "Server",
     "State",
     "StateChanged",
     "Subscription",
