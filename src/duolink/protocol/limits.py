@@ -33,10 +33,10 @@ MAX_CHANNEL: Final = 255
 """UTF-8 bytes of a channel name (Centrifugo: 255)."""
 
 MAX_TOKEN: Final = 8 * 1024
-"""Bytes of a token; a JWT with many claims stays below 4 KiB."""
+"""Characters of a token; a JWT with many claims stays below 4 KiB."""
 
 MAX_KEY: Final = 64
-"""Bytes of an idempotency key or a request id: a UUID with a prefix."""
+"""Characters of an idempotency key or a request id: a UUID with a prefix."""
 
 MAX_SUBSCRIPTIONS: Final = 128
 """Channels of one client (Centrifugo: 128)."""
