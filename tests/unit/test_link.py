@@ -647,7 +647,7 @@ def test_stored_numbers_are_told_and_not_sent_again() -> None:
         LinkMessage(run=2, seq=1, base=1, ack_run=RUN, ack=0),
         Wait(to="B", run=RUN, seq=1, probe=True, lane="other"),
     ],
-    ids=repr,
+    ids=lambda stray: type(stray).__name__,
 )
 def test_what_is_of_another_run_or_lane_changes_nothing(stray: Message) -> None:
     a = End()
