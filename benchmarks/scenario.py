@@ -64,6 +64,8 @@ SCENARIOS: Final = (
         title="A single pair, 1 message in flight",
         arguments=("-mode", "pair", "-pairs", "1", "-in-flight", "1"),
         servers=(DUOLINK, DIRECT, FLOOR),
+        must=1.0,
+        goal=0.85,
         warmup=3_000,
         messages=20_000,
     ),
