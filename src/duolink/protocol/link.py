@@ -30,6 +30,7 @@ from duolink.protocol.messages import (
 )
 from duolink.protocol.outbound import Outbound, Outgoing, Settled, Stored, WindowFull
 from duolink.protocol.paths import PathKind, Paths
+from duolink.protocol.sending import KNOCK_CAP, SERVER, Sending
 
 __all__ = [
     "SERVER",
@@ -43,16 +44,8 @@ __all__ = [
     "WindowFull",
 ]
 
-SERVER: Final = "server"
-"""The name of the path through the server; others are named by their driver."""
-
 SMALL: Final = 1024
 """Bytes up to which a message goes both ways while trust in a path has lapsed."""
-
-KNOCK_AFTER: Final = 2.0
-KNOCK_CAP: Final = 30.0
-"""Seconds after which a sender that was told to wait tries again unasked, with one number: an answer to
-an earlier copy may have overtaken `peer`. Doubled each time, up to the cap."""
 
 REPORT: Final = 1.0
 """Seconds within which the server, too, hears of what was acknowledged on other paths."""
@@ -78,48 +71,6 @@ class PathFailed(NamedTuple):
 Event = Received | Lost | Settled | Stored | PeerChanged | PathFailed
 
 
-class _Sending:
-    """An outbound lane and how far it has been sent on each path."""
-
-    __slots__ = ("cursors", "held", "held_until", "knock", "outbound", "probe_at", "probe_wait", "top")
-
-    def __init__(self, outbound: Outbound) -> None:
-        self.outbound = outbound
-        self.cursors: dict[str, int] = {}  # path → next number to send
-        self.held = 0  # the server said wait for this number: it is the first to be sent there again …
-        self.held_until = 0.0  # … not before this time, and then alone; 0: nothing is held
-        self.knock = KNOCK_AFTER
-        self.probe_at = inf
-        self.probe_wait = limits.PROBE_AFTER
-        self.top = 0  # highest number sent on any path
-
-    def rewind(self, path: str | None = None) -> None:
-        """Send again, on one path or all, what the receiver has not got."""
-        if path is None:
-            self.cursors.clear()
-        else:
-            self.cursors.pop(path, None)
-
-    def back_to(self, seq: int) -> None:
-        """The server did not take `seq`: go on from there."""
-        if SERVER in self.cursors:
-            self.cursors[SERVER] = min(self.cursors[SERVER], seq)
-
-    def hold(self, seq: int, now: float) -> None:
-        """Send nothing to the server until it says that the peer is here, then go on from `seq`."""
-        self.back_to(seq)
-        self.held = min(self.held or seq, seq)
-        if not self.held_until:
-            self.held_until = now + self.knock
-
-    def release(self, now: float) -> None:
-        """The server may be sent to again; what then leaves is probed for in good time."""
-        if self.held_until:
-            self.held_until, self.knock = 0.0, KNOCK_AFTER
-            self.probe_wait = limits.PROBE_AFTER
-            self.probe_at = now + self.probe_wait
-
-
 class Link:
     """One client's end of a link to one peer."""
 
@@ -140,7 +91,7 @@ class Link:
         self.peer_process = 0  # the peer's run, as the server last told it
         self._connection: tuple[int, int] | None = None  # its generation and attachment
         self._opened = False  # the peer has acknowledged something of this run
-        self._sending: dict[str, _Sending] = {}
+        self._sending: dict[str, Sending] = {}
         self._granted: dict[tuple[str, str], int] = {}  # (path, lane) → highest number the peer takes
         self._peer_run = 0
         self._inbound: dict[str, Inbound] = {}
@@ -376,7 +327,7 @@ class Link:
         elif type(message) is Peer:
             self.peer_changed(message, now)
 
-    def _acknowledged(self, sending: _Sending, settled: list[Settled], received: int, now: float) -> None:
+    def _acknowledged(self, sending: Sending, settled: list[Settled], received: int, now: float) -> None:
         self._events += settled
         if not settled and sending.outbound.received == received:
             return
@@ -385,7 +336,7 @@ class Link:
             sending.release(now)
         self._progress(sending, now)
 
-    def _progress(self, sending: _Sending, now: float) -> None:
+    def _progress(self, sending: Sending, now: float) -> None:
         sending.probe_wait = limits.PROBE_AFTER
         sending.probe_at = inf if not sending.outbound.unsettled else now + sending.probe_wait
 
@@ -426,14 +377,14 @@ class Link:
                     timer = min(timer, sending.held_until)
         return timer
 
-    def _lane(self, lane: str) -> _Sending:
+    def _lane(self, lane: str) -> Sending:
         sending = self._sending.get(lane)
         if sending is None:
             if lane not in limits.LANES:
                 raise ValueError(f"a link has the lanes {', '.join(limits.LANES)}, not {lane!r}")
             outbound = Outbound(self.peer, lane, self.run, self.window, self.window_bytes)
             outbound.process = self.peer_process
-            sending = self._sending[lane] = _Sending(outbound)
+            sending = self._sending[lane] = Sending(outbound)
         return sending
 
     def _ways(self, lane: str, now: float) -> tuple[str, ...]:
@@ -442,7 +393,7 @@ class Link:
             return (SERVER,)  # the peer takes a run it does not know only from there
         return ways
 
-    def _transmit(self, sending: _Sending, now: float) -> None:
+    def _transmit(self, sending: Sending, now: float) -> None:
         outbound = sending.outbound
         if not outbound.unsettled:
             sending.probe_at = inf
@@ -476,7 +427,7 @@ class Link:
         if ways and now >= sending.probe_at:
             self._probe(sending, ways, now)
 
-    def _knock(self, sending: _Sending, now: float) -> None:
+    def _knock(self, sending: Sending, now: float) -> None:
         if now < sending.held_until:
             return
         sending.knock = min(2 * sending.knock, KNOCK_CAP)
@@ -490,7 +441,7 @@ class Link:
     def _limit(self, path: str, outbound: Outbound) -> int:
         return max(self._granted.get((path, outbound.lane), 0), outbound.base - 1 + self.window)
 
-    def _probe(self, sending: _Sending, ways: tuple[str, ...], now: float) -> None:
+    def _probe(self, sending: Sending, ways: tuple[str, ...], now: float) -> None:
         outbound = sending.outbound
         sending.probe_wait = min(2 * sending.probe_wait, limits.PROBE_CAP)
         sending.probe_at = now + sending.probe_wait

@@ -1,0 +1,57 @@
+"""How far an outbound lane has been sent on each path, and when the sender asks what became of it."""
+
+from math import inf
+from typing import Final
+
+from duolink.protocol import limits
+from duolink.protocol.outbound import Outbound
+
+SERVER: Final = "server"
+"""The name of the path through the server; others are named by their driver."""
+
+KNOCK_AFTER: Final = 2.0
+KNOCK_CAP: Final = 30.0
+"""Seconds after which a sender that was told to wait tries again unasked, with one number: an answer to
+an earlier copy may have overtaken `peer`. Doubled each time, up to the cap."""
+
+
+class Sending:
+    """An outbound lane and how far it has been sent on each path."""
+
+    __slots__ = ("cursors", "held", "held_until", "knock", "outbound", "probe_at", "probe_wait", "top")
+
+    def __init__(self, outbound: Outbound) -> None:
+        self.outbound = outbound
+        self.cursors: dict[str, int] = {}  # path → next number to send
+        self.held = 0  # the server said wait for this number: it is the first to be sent there again …
+        self.held_until = 0.0  # … not before this time, and then alone; 0: nothing is held
+        self.knock = KNOCK_AFTER
+        self.probe_at = inf
+        self.probe_wait = limits.PROBE_AFTER
+        self.top = 0  # highest number sent on any path
+
+    def rewind(self, path: str | None = None) -> None:
+        """Send again, on one path or all, what the receiver has not got."""
+        if path is None:
+            self.cursors.clear()
+        else:
+            self.cursors.pop(path, None)
+
+    def back_to(self, seq: int) -> None:
+        """The server did not take `seq`: go on from there."""
+        if SERVER in self.cursors:
+            self.cursors[SERVER] = min(self.cursors[SERVER], seq)
+
+    def hold(self, seq: int, now: float) -> None:
+        """Send nothing to the server until it says that the peer is here, then go on from `seq`."""
+        self.back_to(seq)
+        self.held = min(self.held or seq, seq)
+        if not self.held_until:
+            self.held_until = now + self.knock
+
+    def release(self, now: float) -> None:
+        """The server may be sent to again; what then leaves is probed for in good time."""
+        if self.held_until:
+            self.held_until, self.knock = 0.0, KNOCK_AFTER
+            self.probe_wait = limits.PROBE_AFTER
+            self.probe_at = now + self.probe_wait
