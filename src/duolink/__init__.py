@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from duolink.client.link import Link
     from duolink.client.message import Message, Sent
     from duolink.protocol.codes import CloseCode, LossReason, PeerState
-    from duolink.protocol.session import Options
+    from duolink.protocol.options import Options
     from duolink.server.embedding import Server
 
 _HOMES = {
@@ -84,7 +84,7 @@ _HOMES = {
     "duolink.client.link": ("Link",),
     "duolink.client.message": ("Message", "Sent"),
     "duolink.protocol.codes": ("CloseCode", "LossReason", "PeerState"),
-    "duolink.protocol.session": ("Options",),
+    "duolink.protocol.options": ("Options",),
     "duolink.server.embedding": ("Server",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -31,8 +31,8 @@ from duolink.protocol.messages import (
     Watching,
     Welcome,
 )
+from duolink.protocol.options import Options
 from duolink.protocol.payload import payloads
-from duolink.protocol.session import Options
 
 T = TypeVar("T")
 RUN = 1_800_000_000_000

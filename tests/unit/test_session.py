@@ -52,9 +52,10 @@ from duolink.protocol.messages import (
     Watch,
     Welcome,
 )
+from duolink.protocol.options import Options
 from duolink.protocol.paths import PathKind
 from duolink.protocol.payload import Send, payloads
-from duolink.protocol.session import NotOnlineYet, Options, Session, TooManyLinks
+from duolink.protocol.session import NotOnlineYet, Session, TooManyLinks
 from duolink.protocol.subscriptions import ChannelJoined, ChannelRefused
 
 RUN = 7

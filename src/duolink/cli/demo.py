@@ -20,7 +20,7 @@ from duolink.client.errors import DuolinkError
 from duolink.client.events import Event, PeerChanged, State, StateChanged
 from duolink.client.message import Message, Sent
 from duolink.protocol.codes import PeerState
-from duolink.protocol.session import Options
+from duolink.protocol.options import Options
 
 PATIENCE: Final = 15.0
 """Seconds for any single thing to happen."""

@@ -52,8 +52,9 @@ from duolink.protocol.messages import (
     Signal,
     Welcome,
 )
+from duolink.protocol.options import Options
 from duolink.protocol.outbound import Settled, Stored
-from duolink.protocol.session import Options, Session, TooManyLinks
+from duolink.protocol.session import Session, TooManyLinks
 
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds that leaving a client waits for what is not safe yet."""

@@ -6,7 +6,6 @@ One transport at a time: the driver drops what still comes from an earlier one.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
 from typing import Any, Final
 
@@ -61,21 +60,10 @@ from duolink.protocol.messages import (
 from duolink.protocol.messages import (
     Published as PublishedAnswer,
 )
+from duolink.protocol.options import DEFAULTS, Options
 from duolink.protocol.paths import PathKind
 from duolink.protocol.payload import payloads
 from duolink.protocol.subscriptions import Subscriptions
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a client connects. Times in seconds."""
-
-    first_tries: int = limits.FIRST_TRIES
-    backoff_initial: float = 1.0
-    backoff_factor: float = 2.0
-    backoff_cap: float = 30.0
-    hello_timeout: float = limits.HELLO_TIMEOUT
-    resume_window: float = limits.RESUME_WINDOW
 
 
 class NotOnlineYet(Exception):
@@ -105,7 +93,7 @@ class Session:
         client_id: str,
         *,
         random: Callable[[], float],
-        options: Options = Options(),
+        options: Options = DEFAULTS,
     ) -> None:
         if not codec.is_client_id(client_id):
             raise ValueError(f"{client_id!r} cannot be a client id")
