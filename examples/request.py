@@ -15,6 +15,8 @@ async def main(url: str = URL) -> None:
 
         @clerk.on_request
         async def divide(request: duolink.Message) -> float:
+            if request.data["b"] == 0:
+                raise duolink.RequestFailed("nobody can divide by zero")
             return request.data["a"] / request.data["b"]  # type: ignore[no-any-return]
 
         link = guest.link("clerk")

@@ -581,13 +581,19 @@ def test_a_request_that_fails_there(monkeypatch: Patch) -> None:
             bob.on_event(failures.append)
 
             def broken(message: Any) -> None:
-                raise ValueError("no such thing")
+                raise ValueError("a secret")
+
+            def refusing(message: Any) -> None:
+                raise RequestFailed("no such thing")
 
             async def broken_later(message: Any) -> Any:
                 return object()
 
             bob.on_request(broken)
-            with pytest.raises(RequestFailed, match="no such thing"):
+            with pytest.raises(RequestFailed, match=r"^the handler failed$"):
+                await alice.link("bob").request("x")
+            bob.on_request(refusing)
+            with pytest.raises(RequestFailed, match=r"^no such thing$"):
                 await alice.link("bob").request("x")
             bob.on_request(broken_later)
             with pytest.raises(RequestFailed):

@@ -65,7 +65,8 @@ class InvalidData(DuolinkError, ValueError):
 
 
 class RequestFailed(DuolinkError):
-    """The other side answered that it failed; the text is its own."""
+    """The other side answered that it failed; the text is its own. Raised by a request handler, it is the
+    answer, with its text; any other exception is reported here, and the peer hears only that it failed."""
 
 
 class RequestTimeout(DuolinkError, TimeoutError):

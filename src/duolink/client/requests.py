@@ -101,8 +101,12 @@ class Requests:
         message.ack()
 
     def _failed(self, message: Message, error: Exception) -> None:
-        self._client._report("request handler", error)
+        # What a handler means for the peer it says by raising `RequestFailed`; other texts may hold secrets.
+        text = "the handler failed"
+        if isinstance(error, RequestFailed):
+            text = str(error)
+        else:
+            self._client._report("request handler", error)
         if message.wants_answer:
-            text = str(error) or type(error).__name__
             message.fail(text[: limits.MAX_REASON])
         message.ack()
