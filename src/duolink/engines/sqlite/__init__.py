@@ -1,0 +1,1 @@
+"""The engine that survives: one SQLite file holds clients, logs, shared state and mailboxes."""
