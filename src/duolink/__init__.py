@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     )
     from duolink.client.link import Link
     from duolink.client.message import Message, Sent
+    from duolink.client.pool import ConnectionPool, PoolClosed, PoolExhausted, PoolTimeout
     from duolink.protocol.codes import CloseCode, LossReason, PeerState
     from duolink.protocol.options import Options
     from duolink.server.embedding import Server
@@ -83,6 +84,7 @@ _HOMES = {
     ),
     "duolink.client.link": ("Link",),
     "duolink.client.message": ("Message", "Sent"),
+    "duolink.client.pool": ("ConnectionPool", "PoolClosed", "PoolExhausted", "PoolTimeout"),
     "duolink.protocol.codes": ("CloseCode", "LossReason", "PeerState"),
     "duolink.protocol.options": ("Options",),
     "duolink.server.embedding": ("Server",),
@@ -98,6 +100,7 @@ __all__ = [
     "CloseCode",
     "CommandFailed",
     "CommandTimeout",
+    "ConnectionPool",
     "DuolinkError",
     "Event",
     "Forked",
@@ -112,6 +115,9 @@ __all__ = [
     "Options",
     "PeerChanged",
     "PeerState",
+    "PoolClosed",
+    "PoolExhausted",
+    "PoolTimeout",
     "Position",
     "PresenceChanged",
     "Publication",
