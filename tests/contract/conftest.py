@@ -1,13 +1,22 @@
 """The engines every suite of this folder runs against."""
 
+import asyncio
 import random
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from duolink.engines.base import Engines
-from duolink.engines.memory import Late, memory_engines
+from duolink.engines.base import Engines, MailboxLimits
+from duolink.engines.memory import AtOnce, Late, memory_engines
+from duolink.engines.sqlite.engines import sqlite_engines
+from duolink.engines.sqlite.inline import Inline
+from duolink.engines.sqlite.threads import Threads
+
+TIMEOUT = 20.0
+"""Seconds that a real disk may take."""
 
 
 class ManualClock:
@@ -24,10 +33,22 @@ class ManualClock:
 
 
 class Bench:
-    """An engine under test: `ask` waits for its one answer, `settle` for everything under way."""
+    """An engine under test: `ask` waits for its one answer, `settle` for everything under way.
 
-    def __init__(self, engines: Engines, clock: ManualClock, settle: Callable[[], None]) -> None:
-        self.engines, self.clock, self.settle = engines, clock, settle
+    `begin` starts it anew, with other limits of mailboxes; an engine that keeps files finds them again.
+    """
+
+    def __init__(
+        self, make: Callable[[ManualClock, MailboxLimits], Engines], settle: Callable[[], None]
+    ) -> None:
+        self.clock = ManualClock()
+        self.settle = settle
+        self._make = make
+        self.engines = make(self.clock, MailboxLimits())
+
+    def begin(self, limits: MailboxLimits) -> None:
+        self.engines.close()
+        self.engines = self._make(self.clock, limits)
 
     def ask(self, request: Callable[..., None], *arguments: Any) -> Any:
         answers: list[Any] = []
@@ -37,18 +58,103 @@ class Bench:
         return answers[0]
 
 
-def _memory() -> Bench:
-    clock = ManualClock()
+class Watched(Threads):
+    """Threads that know when everything has been answered."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.loop = loop
+        self.pending = 0
+        self._quiet = asyncio.Event()
+
+    def writer(self, *arguments: Any) -> Any:
+        writer: Any = super().writer(*arguments)
+        submit = writer.submit
+        writer.submit = lambda part, body, done, size=0: submit(part, body, self._watch(done), size)
+        return writer
+
+    def reader(self, *arguments: Any) -> Any:
+        reader: Any = super().reader(*arguments)
+        read = reader.read
+        reader.read = lambda work, done: read(work, self._watch(done))
+        return reader
+
+    def _watch(self, done: Callable[[Any], None]) -> Callable[[Any], None]:
+        self.pending += 1
+
+        def answer(result: Any) -> None:
+            done(result)
+            self.pending -= 1
+            if not self.pending:
+                self._quiet.set()
+
+        return answer
+
+    def settle(self) -> None:
+        while self.pending:
+            self._quiet.clear()
+            self.loop.run_until_complete(asyncio.wait_for(self._quiet.wait(), TIMEOUT))
+
+
+def _memory(path: Path, schedule: AtOnce | Late) -> Iterator[Bench]:
     names = random.Random(1)
-    return Bench(memory_engines(clock, lambda: f"{names.random()}"), clock, lambda: None)
+
+    def make(clock: ManualClock, limits: MailboxLimits) -> Engines:
+        return memory_engines(clock, lambda: f"{names.random()}", schedule, limits)
+
+    yield Bench(make, _settle(schedule))
 
 
-def _memory_late() -> Bench:
-    clock, late, names = ManualClock(), Late(random.Random(7)), random.Random(1)
-    return Bench(memory_engines(clock, lambda: f"{names.random()}", late), clock, late.run)
+def _sqlite(path: Path, schedule: AtOnce | Late) -> Iterator[Bench]:
+    names = random.Random(1)
+
+    def make(clock: ManualClock, limits: MailboxLimits) -> Engines:
+        return sqlite_engines(
+            str(path / "test.db"),
+            clock=clock,
+            new_epoch=lambda: f"{names.random()}",
+            runner=Inline(schedule),
+            limits=limits,
+        )
+
+    bench = Bench(make, _settle(schedule))
+    yield bench
+    bench.engines.close()
 
 
-@pytest.fixture(params=[_memory, _memory_late], ids=["memory", "memory-late"])
-def bench(request: pytest.FixtureRequest) -> Bench:
-    made: Bench = request.param()
-    return made
+def _settle(schedule: AtOnce | Late) -> Callable[[], None]:
+    return schedule.run if isinstance(schedule, Late) else lambda: None
+
+
+def _sqlite_threads(path: Path) -> Iterator[Bench]:
+    loop = asyncio.new_event_loop()
+    watched, names = Watched(loop), random.Random(1)
+
+    def make(clock: ManualClock, limits: MailboxLimits) -> Engines:
+        return sqlite_engines(
+            str(path / "test.db"),
+            clock=clock,
+            new_epoch=lambda: f"{names.random()}",
+            runner=watched,
+            limits=limits,
+        )
+
+    bench = Bench(make, watched.settle)
+    yield bench
+    bench.engines.close()
+    loop.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("duolink")]
+
+
+ENGINES: dict[str, Callable[[Path], Iterator[Bench]]] = {
+    "memory": lambda path: _memory(path, AtOnce()),
+    "memory-late": lambda path: _memory(path, Late(random.Random(7))),
+    "sqlite": lambda path: _sqlite(path, AtOnce()),
+    "sqlite-late": lambda path: _sqlite(path, Late(random.Random(7))),
+    "sqlite-threads": _sqlite_threads,
+}
+
+
+@pytest.fixture(params=ENGINES)
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    yield from ENGINES[request.param](tmp_path)

@@ -9,6 +9,12 @@ _SIZES: Final = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 """Rows of one statement. Fixed sizes, so that each is prepared once: a hundred rows are three statements."""
 
 
+def one(db: apsw.Connection, statement: str, bindings: tuple[Any, ...] = ()) -> Any:
+    """Return the first row, or None. Raises `apsw.Error`."""
+    rows = db.execute(statement, bindings).fetchall()
+    return rows[0] if rows else None
+
+
 class Rows:
     """A statement that takes rows, as `INSERT INTO t VALUES {rows}`, with `columns` values each.
 

@@ -13,7 +13,8 @@ META: Final = """
         value ANY
     ) WITHOUT ROWID, STRICT
 """
-"""Facts about the database itself: `epoch`, `keys_since`, `probe`."""
+"""Facts about the database itself: `epoch`, that of channels without a row; `epoch_since`, its wall ms;
+`keys_since`, the wall ms since when every idempotency key is known; `probe`, written to try the disk."""
 
 CLIENTS: Final = """
     CREATE TABLE clients (
@@ -33,9 +34,10 @@ CHANNELS: Final = """
         name TEXT NOT NULL UNIQUE,
         epoch TEXT NOT NULL,
         top INTEGER NOT NULL,
-        first INTEGER NOT NULL, -- lowest offset that has an entry; top + 1 without any
+        first INTEGER NOT NULL, -- lowest offset that retention has not taken; top + 1 without any
+        lowest INTEGER NOT NULL, -- lowest offset whose entry has not been deleted; not above first
         total INTEGER NOT NULL, -- bytes of data ever appended
-        time INTEGER NOT NULL, -- of the newest append, wall ms
+        used INTEGER NOT NULL, -- when it was last written to, wall ms
         keep_entries INTEGER NOT NULL,
         keep_age REAL NOT NULL,
         keep_size INTEGER NOT NULL,
@@ -84,7 +86,79 @@ KEYS: Final = """
 """
 """In the order of their use. They are looked up in memory; this is for the next start."""
 
-MAILBOX: Final[tuple[str, ...]] = ()
+STREAMS: Final = """
+    CREATE TABLE streams (
+        number INTEGER PRIMARY KEY,
+        receiver TEXT NOT NULL, -- a client id, or @user
+        sender TEXT NOT NULL,
+        lane TEXT NOT NULL,
+        run INTEGER NOT NULL,
+        UNIQUE (receiver, sender, lane, run)
+    ) STRICT
+"""
+"""What mailboxes know; what changes is in `standings`, so that it changes without the index."""
+
+STREAMS_BY_SENDER: Final = "CREATE INDEX streams_by_sender ON streams (sender)"
+
+STANDINGS: Final = """
+    CREATE TABLE standings (
+        stream INTEGER PRIMARY KEY,
+        stored INTEGER NOT NULL,
+        settled INTEGER NOT NULL,
+        lost TEXT NOT NULL, -- [[first, last, reason], …] or empty
+        by INTEGER NOT NULL,
+        messages INTEGER NOT NULL, -- in `mail`, with the bytes of their bodies
+        size INTEGER NOT NULL,
+        losses INTEGER NOT NULL, -- rows of `mail` that are losses
+        due INTEGER NOT NULL, -- no message expires before (wall ms); 0: none at all
+        used INTEGER NOT NULL, -- wall ms
+        cursor INTEGER NOT NULL, -- of a receiver that is a client; a user's clients are in `cursors`
+        first INTEGER NOT NULL,
+        count INTEGER NOT NULL,
+        since INTEGER NOT NULL,
+        process INTEGER NOT NULL
+    ) STRICT
+"""
+
+CURSORS: Final = """
+    CREATE TABLE cursors (
+        stream INTEGER NOT NULL,
+        client_id TEXT NOT NULL,
+        cursor INTEGER NOT NULL,
+        first INTEGER NOT NULL,
+        count INTEGER NOT NULL,
+        since INTEGER NOT NULL,
+        process INTEGER NOT NULL,
+        PRIMARY KEY (stream, client_id)
+    ) WITHOUT ROWID, STRICT
+"""
+
+MAIL: Final = """
+    CREATE TABLE mail (
+        stream INTEGER NOT NULL,
+        seq INTEGER NOT NULL,
+        last INTEGER NOT NULL,
+        reason TEXT NOT NULL, -- why seq … last are lost; of a message empty
+        expires INTEGER NOT NULL,
+        flags INTEGER NOT NULL, -- 1: binary
+        collapse TEXT, -- of a message that has a key
+        body BLOB NOT NULL,
+        PRIMARY KEY (stream, seq)
+    ) WITHOUT ROWID, STRICT
+"""
+
+MAIL_BY_COLLAPSE: Final = (
+    "CREATE INDEX mail_by_collapse ON mail (stream, collapse) WHERE collapse IS NOT NULL"
+)
+
+MAILBOX: Final[tuple[str, ...]] = (
+    STREAMS,
+    STREAMS_BY_SENDER,
+    STANDINGS,
+    CURSORS,
+    MAIL,
+    MAIL_BY_COLLAPSE,
+)
 """The tables of the mailbox."""
 
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
