@@ -1,19 +1,24 @@
 """All ports on one database file."""
 
 from collections.abc import Callable
-from typing import Final, Protocol, cast
+from typing import Final, Protocol
 
 import apsw
 
-from duolink.engines.base import Engines, Mailbox, MailboxLimits
+from duolink.engines.base import Engines, MailboxLimits
 from duolink.engines.memory import Clock, MemoryBus, MemoryLog, Schedule
 from duolink.engines.sqlite.database import Database, refusal
 from duolink.engines.sqlite.log import SqliteLog
+from duolink.engines.sqlite.mailbox import SqliteMailbox
 from duolink.engines.sqlite.registry import SqliteRegistry
 from duolink.engines.sqlite.writer import Reader, Transactions, Writer
 
 SWEEP_EVERY: Final = 30.0
 """Seconds between two looks at what time has taken; each is bounded, and goes on where the last one ended."""
+
+ACKNOWLEDGE_EVERY: Final = 0.5
+"""Seconds that an acknowledgement of a mailbox waits at most for something else to be written with: it is to
+be durable within one second."""
 
 
 class Runner(Protocol):
@@ -96,14 +101,19 @@ def sqlite_engines(
         is_durable=is_durable,
     )
 
+    mailbox = SqliteMailbox(writer, reader, clock=clock, limits=limits)
+
     def sweep() -> None:
         log.sweep()
         registry.sweep(limits.forget_after)
+        mailbox.sweep()
 
-    stop_sweeping = runner.every(SWEEP_EVERY, sweep)
+    timers = runner.every(SWEEP_EVERY, sweep), runner.every(ACKNOWLEDGE_EVERY, mailbox.turn)
 
     def close() -> None:
-        stop_sweeping()
+        for stop in timers:
+            stop()
+        mailbox.close()
         reader.close()
         writer.close()
         database.close()
@@ -112,7 +122,7 @@ def sqlite_engines(
         bus=MemoryBus(runner.schedule),
         log=log,
         registry=registry,
-        mailbox=cast(Mailbox, None),  # comes next
+        mailbox=mailbox,
         durable=True,
         problem=lambda: writer.problem,
         close=close,

@@ -1,0 +1,59 @@
+"""What must be true of a database beyond what SQLite itself checks."""
+
+from collections.abc import Iterator
+from typing import Final
+
+import apsw
+
+INVARIANTS: Final[tuple[tuple[str, str], ...]] = (
+    (
+        "entries of a channel that is not there",
+        "SELECT count(*) FROM entries WHERE channel NOT IN (SELECT number FROM channels)",
+    ),
+    (
+        "entries outside of their channel's offsets",
+        "SELECT count(*) FROM entries JOIN channels ON number = channel"
+        " WHERE offset > top OR offset < lowest OR entries.total > channels.total",
+    ),
+    (
+        "channels whose history has holes",
+        "SELECT count(*) FROM channels WHERE top - first + 1 <>"
+        " (SELECT count(*) FROM entries WHERE channel = number AND offset >= first)",
+    ),
+    (
+        "channels whose offsets are out of order",
+        "SELECT count(*) FROM channels WHERE NOT (1 <= lowest AND lowest <= first AND first <= top + 1)",
+    ),
+    (
+        "channels that count their shared state wrong",
+        "SELECT count(*) FROM channels LEFT JOIN (SELECT channel, count(*) AS keys,"
+        " sum(octet_length(name) + length(data)) AS size FROM state GROUP BY channel) ON channel = number"
+        " WHERE state_keys <> ifnull(keys, 0) OR state_size <> ifnull(size, 0)",
+    ),
+    (
+        "shared state of a channel that is not there, or newer than it",
+        "SELECT count(*) FROM state LEFT JOIN channels ON number = channel"
+        " WHERE number IS NULL OR version > top",
+    ),
+    (
+        "idempotency keys newer than their channel",
+        "SELECT count(*) FROM keys JOIN channels ON number = channel WHERE offset > top",
+    ),
+)
+"""What would be wrong, and a query that counts it."""
+
+
+def check(db: apsw.Connection) -> Iterator[tuple[str, list[str]]]:
+    """Look at everything, and yield what was looked for and which faults were found, step by step. It reads
+    the whole file, as of one moment. Raises `apsw.Error`."""
+    with db:
+        try:
+            rows = [str(row[0]) for row in db.execute("PRAGMA integrity_check(20)")]
+        except apsw.CorruptError as error:
+            rows = [str(error)]
+        yield "the file", [] if rows == ["ok"] else rows
+        if rows != ["ok"]:
+            return  # counting in a damaged file tells nothing
+        for problem, query in INVARIANTS:
+            count = db.execute(query).get
+            yield problem, [f"{count} {problem}"] if count else []
