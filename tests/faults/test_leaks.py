@@ -93,7 +93,7 @@ def assert_empty(server: Server) -> None:
     now = node.gauges()
     assert (now.connections, now.sessions_active, now.sessions_detached) == (0, 0, 0)
     assert (now.channels, now.subscriptions, now.links, now.buffered_bytes) == (0, 0, 0, 0)
-    assert set(node.links._parties) == {"$server"}, "parties that nobody is, waits for or watches"
+    assert set(node.parties) == {"$server"}, "parties that nobody is, waits for or watches"
     assert node.dirty == [] and node.dirty_channels == []
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from duolink.protocol import codec, limits
 from duolink.protocol.codes import may_reconnect
 from duolink.protocol.events import Answered, Carry, Close, FromLink, Open, State, StateChanged
-from duolink.protocol.link import Lost, PathFailed, PeerChanged, Received, Settled
+from duolink.protocol.link import Lost, PathFailed, PeerChanged, Received, Settled, StorageTrouble, Stored
 from duolink.protocol.messages import Error, Publish
 from duolink.protocol.messages import Published as PublishedAnswer
 from duolink.protocol.paths import PathKind
@@ -156,9 +156,15 @@ class Process:
                 pause = self.world.random.choice((0.01, 0.3, 5.0))
                 self.clock.after(pause, lambda: self._finish(peer, message, uid))
         elif type(event) is Lost:
-            history.lose(self.name, peer, event.lane, event.run, event.first, event.last, event.reason)
+            history.lose(
+                self.name, self.client, peer, event.lane, event.run, event.first, event.last, event.reason
+            )
         elif type(event) is Settled:
             history.settle(event.entry.context, not event.reason, event.certain)
+        elif type(event) is Stored:
+            history.store(event.entry.context)
+        elif type(event) is StorageTrouble:
+            history.sometimes[f"sender told {event.code}"] += 1
         elif type(event) is PeerChanged:
             history.sometimes[f"peer {event.state}{' restarted' if event.restarted else ''}"] += 1
         elif type(event) is PathFailed:

@@ -19,6 +19,8 @@ class Submitted:
     seq: int
     verdict: str = ""  # delivered, lost, perhaps (lost, but not certainly)
     finished: bool = False
+    stored: bool = False
+    ended: bool = False  # some life of the receiver was told that it is lost
     received_by: list[str] = field(default_factory=list)
 
 
@@ -35,7 +37,7 @@ class History:
 
     def __init__(self) -> None:
         self.submitted: dict[str, Submitted] = {}
-        self.numbers: dict[tuple[str, str, str, int, int], str] = {}
+        self.numbers: dict[tuple[str, str, str, int, int], str] = {}  # sender, receiver, lane, run, seq
         self.streams: dict[tuple[str, str, str], dict[int, Stream]] = {}
         self.channels: dict[tuple[str, str], dict[int, str]] = {}
         self.positions: dict[tuple[str, str], tuple[str, int]] = {}
@@ -46,7 +48,7 @@ class History:
 
     def submit(self, entry: Submitted) -> None:
         self.submitted[entry.uid] = entry
-        self.numbers[entry.process, entry.receiver, entry.lane, entry.run, entry.seq] = entry.uid
+        self.numbers[entry.sender, entry.receiver, entry.lane, entry.run, entry.seq] = entry.uid
 
     def receive(
         self, process: str, client: str, sender: str, lane: str, run: int, seq: int, uid: str
@@ -72,10 +74,22 @@ class History:
         entry.received_by.append(process)
 
     def lose(
-        self, process: str, sender: str, lane: str, run: int, first: int, last: int, reason: str
+        self,
+        process: str,
+        client: str,
+        sender: str,
+        lane: str,
+        run: int,
+        first: int,
+        last: int,
+        reason: str,
     ) -> None:
         stream = self._advance(process, sender, lane, run, first, last)
         stream.lost.update(range(first, last + 1))
+        for seq in range(first, last + 1):
+            uid = self.numbers.get((sender, client, lane, run, seq))
+            if uid is not None:
+                self.submitted[uid].ended = True
         self.sometimes[f"receiver heard lost({reason})"] += 1
 
     def _advance(self, process: str, sender: str, lane: str, run: int, first: int, last: int) -> Stream:
@@ -93,6 +107,14 @@ class History:
 
     def finish(self, uid: str) -> None:
         self.submitted[uid].finished = True
+
+    def store(self, uid: str) -> None:
+        """The sender was told that a mailbox has it: from now on it is safe."""
+        entry = self.submitted[uid]
+        if entry.verdict:
+            raise Violation(f"stored after its end: {entry}")
+        entry.stored = True
+        self.sometimes["sender heard stored"] += 1
 
     def settle(self, uid: str, delivered: bool, certain: bool) -> None:
         entry = self.submitted[uid]
@@ -149,6 +171,13 @@ class History:
                 raise Violation(
                     f"{process} is at {self.positions.get((process, channel))} of {channel}, not {top}"
                 )
+
+    def check_safe(self) -> None:
+        """After everything healed, whatever was called stored has reached its receiver, or it was told why
+        not; whether its sender lives or not."""
+        for entry in self.submitted.values():
+            if entry.stored and not entry.received_by and not entry.ended:
+                raise Violation(f"stored, and gone: {entry}")
 
     def check_settled(self, alive: set[str]) -> None:
         """After everything healed, whatever a living sender submitted has its end."""

@@ -1,8 +1,10 @@
 """The simulated world's node: the real one, on virtual time and an engine that may be late."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from duolink.engines.base import Failure, Log, Mailbox, Row, Stream
 from duolink.engines.memory import AtOnce, Late, memory_engines
 from duolink.server.auth import OpenAuthenticator
 from duolink.server.metrics import Counts
@@ -29,6 +31,70 @@ class Slow:
     def _step(self) -> None:
         self._late.step()
         self._world.wake_node()
+
+
+class Disk:
+    """An engine that outlives the node: what it has done stays, what it was only asked for does not. It may
+    be slow, and while it is `failing` it keeps nothing more."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self._schedule: Slow | AtOnce = AtOnce()
+        self.forget_requests()
+        names = world.random
+        self.failing = False
+        inner = memory_engines(world.clock, lambda: f"{names.getrandbits(120):030x}", self)
+        mailbox = FailingMailbox(inner.mailbox, self)
+        log = FailingLog(inner.log, self)
+        self.engines = replace(inner, mailbox=mailbox, log=log, durable=True, problem=self._problem)
+
+    def _problem(self) -> str:
+        return "the disk is full" if self.failing else ""
+
+    def forget_requests(self) -> None:
+        """The node was killed."""
+        self._schedule = Slow(self._world) if self._world.faults.late_engine else AtOnce()
+
+    def submit(self, queue: str, work: Callable[[], Callable[[], None]]) -> None:
+        """See `Schedule.submit`."""
+        self._schedule.submit(queue, work)
+
+    def fail(self, queue: str, done: Callable[[Any], None]) -> None:
+        """Answer that nothing can be kept, in the order of the queue."""
+        self.submit(queue, lambda: lambda: done(Failure("the disk is full")))
+
+
+class FailingMailbox:
+    """A mailbox that keeps nothing while the disk is failing."""
+
+    def __init__(self, inner: Mailbox, disk: Disk) -> None:
+        self._inner, self._disk = inner, disk
+        self.standing, self.open, self.read = inner.standing, inner.open, inner.read
+        self.totals = inner.totals
+        self.acknowledge = inner.acknowledge
+
+    def store(self, stream: Stream, row: Row, base: int, done: Callable[[Any], None]) -> None:
+        """See `Mailbox.store`."""
+        if self._disk.failing:
+            self._disk.fail(f"mail {stream.receiver}", done)
+        else:
+            self._inner.store(stream, row, base, done)
+
+
+class FailingLog:
+    """A log that keeps nothing while the disk is failing."""
+
+    def __init__(self, inner: Log, disk: Disk) -> None:
+        self._inner, self._disk = inner, disk
+        self.read, self.state, self.top = inner.read, inner.state, inner.top
+        self.hold, self.release = inner.hold, inner.release
+
+    def append(self, channel: str, draft: Any, retention: Any, done: Callable[[Any], None]) -> None:
+        """See `Log.append`."""
+        if self._disk.failing:
+            self._disk.fail(f"append {channel}", done)
+        else:
+            self._inner.append(channel, draft, retention, done)
 
 
 class Trouble:
@@ -59,7 +125,9 @@ def start_node(world: "World") -> Node:
     return Node(
         Config(),
         clock=world.clock,
-        engines=memory_engines(world.clock, new_token, Slow(world) if late else AtOnce()),
+        engines=world.disk.engines
+        if world.disk is not None
+        else memory_engines(world.clock, new_token, Slow(world) if late else AtOnce()),
         authenticator=OpenAuthenticator(),
         consent=OpenConsent(),
         defer=defer,

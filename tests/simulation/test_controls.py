@@ -195,7 +195,9 @@ def node_that_says_wait_and_hands_over(patch: Patch) -> None:
 
 @planted("misattributed|repeated|called delivered, but nobody finished")
 def node_that_issues_a_run_twice(patch: Patch) -> None:
-    def issue(original: Any, self: MemoryRegistry, client_id: str, at_least: int, done: Any) -> None:
+    def issue(
+        original: Any, self: MemoryRegistry, client_id: str, user: str, at_least: int, done: Any
+    ) -> None:
         done(1)
 
     around(patch, MemoryRegistry, "issue_run", issue)

@@ -13,7 +13,7 @@ from duolink.testing.network import VirtualConnection, VirtualPath, Weather
 
 from .actor import Process
 from .history import History
-from .node import start_node
+from .node import Disk, start_node
 
 SETTLE = 320.0
 """Seconds that everything has to settle after the faults: the heartbeat's detection (100 s), the resume
@@ -35,6 +35,8 @@ class Faults:
     paths: float = 0.0
     path_blackout: float = 0.0
     late_engine: bool = False
+    durable: bool = False
+    disk: float = 0.0
     sleep: float = 0.0
 
 
@@ -54,6 +56,8 @@ def draw_faults(random: Random) -> Faults:
         paths=some(4.0),
         path_blackout=some(2.0),
         late_engine=random.random() < 0.5,
+        durable=random.random() < 0.7,
+        disk=some(1.0),
     )
 
 
@@ -91,6 +95,7 @@ class World:
         self._node_up = True
         self._healed = False
         self._node_timer = float("inf")
+        self.disk = Disk(self) if self.faults.durable else None
         self.node: Any = start_node(self)
         for name in self.names:
             self._start_client(name)
@@ -134,6 +139,8 @@ class World:
         self._node_up = False
         self._node_timer = float("inf")
         self.history.sometimes["node killed"] += 1
+        if self.disk is not None:
+            self.disk.forget_requests()
         for connection in self.connections:
             connection.vanish()
         self.connections.clear()
@@ -188,6 +195,16 @@ class World:
         self.history.sometimes["started twice"] += 1
 
     # --- faults ------------------------------------------------------------------------------
+
+    def _disk_trouble(self) -> None:
+        if self.disk is not None and not self._healed:
+            self.history.sometimes["disk failed"] += 1
+            self.disk.failing = True
+            self.clock.after(self.random.choice((0.5, 5.0, 20.0)), self._disk_well)
+
+    def _disk_well(self) -> None:
+        if self.disk is not None:
+            self.disk.failing = False
 
     def _live_connections(self) -> list[VirtualConnection]:
         self.connections = [c for c in self.connections if c.client_open or c.server_open]
@@ -279,11 +296,13 @@ class World:
         self._schedule(faults.second_process, self._second_process)
         self._schedule(faults.paths, self._open_path)
         self._schedule(faults.path_blackout, self._path_blackout)
+        self._schedule(faults.disk, self._disk_trouble)
         self.clock.run(self.duration)
         self._heal()
         self.clock.run(self.duration + SETTLE)
         alive = {p.name for p in self.processes.values() if p.alive and p.session.state is not State.CLOSED}
         self.history.check_settled(alive)
+        self.history.check_safe()
         for process in self.processes.values():
             if process.session.state is State.ONLINE:
                 tops = self.node.channels.positions()
@@ -293,6 +312,7 @@ class World:
 
     def _heal(self) -> None:
         self._healed = True
+        self._disk_well()
         self._restart_node()
         for _, _, path in self.channels:
             path.dark = True  # what is still there is silent; the links must find the server again

@@ -480,7 +480,7 @@ def test_credit_that_shrank_is_waited_for_not_fought() -> None:
         assert a.hear(Error(code="credit", to="B", lane="messages", run=RUN, seq=2)) == []
     assert a.heard() == []
     a.hear(message(1))
-    a.link.resize(1, 100)
+    a.link.adapt(1, 100, False)
     assert not a.link.has_room(1)
     assert seqs(a.hear(message(3))) == [] and seqs(a.hear(message(2))) == []
     assert [seq for seq in a.heard() if isinstance(seq, int)] == [1, 2], "3 lies beyond the window now"

@@ -74,9 +74,9 @@ def test_the_runs_of_forgotten_clients_are_a_floor(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(memory, "MAX_RUNS", 1)
     registry = MemoryRegistry(memory.AtOnce())
     answers: list = []
-    registry.present_run("alice", 5000, answers.append)
-    registry.present_run("bob", 1, answers.append)
-    registry.issue_run("alice", 10, answers.append)
+    registry.present_run("alice", "alice", 5000, answers.append)
+    registry.present_run("bob", "bob", 1, answers.append)
+    registry.issue_run("alice", "alice", 10, answers.append)
     assert answers[-1] == 5001
 
 

@@ -12,12 +12,13 @@ from weakref import WeakSet, WeakValueDictionary
 from msgspec import Raw
 
 from duolink.client.address import parse_address
-from duolink.client.channel import Channel, Subscription
+from duolink.client.channel import Channel
 from duolink.client.driver import Driver, Token
 from duolink.client.errors import (
     ClientClosed,
     CommandFailed,
     CommandTimeout,
+    Conflict,
     InvalidData,
     Refused,
     Unreachable,
@@ -28,9 +29,11 @@ from duolink.client.link import ENVELOPE, DataHandler, Link, MessageHandler
 from duolink.client.message import Sent, decode, encode
 from duolink.client.requests import Requests
 from duolink.client.stream import EventStream, Item, MessageStream, Post, Pump
+from duolink.client.subscription import Subscription
 from duolink.client.transport import Dial, dialler
 from duolink.protocol import codec, limits
-from duolink.protocol.codes import may_reconnect
+from duolink.protocol.codes import ErrorCode, may_reconnect
+from duolink.protocol.commands import Command
 from duolink.protocol.events import (
     Answered,
     EphemeralReceived,
@@ -45,10 +48,7 @@ from duolink.protocol.link import Link as Machine
 from duolink.protocol.messages import (
     Ephemeral,
     Error,
-    History,
-    PresenceQuery,
     Publication,
-    Publish,
     Signal,
     Welcome,
 )
@@ -238,7 +238,7 @@ class Client:
             self._session.link(peer)
         except TooManyLinks as error:
             raise ValueError(str(error)) from None
-        if watch and peer not in self._session.watched:
+        if watch and peer[:1] != "@" and peer not in self._session.watched:
             welcome = self._session.welcome
             most = welcome.limits.watched if welcome is not None else limits.MAX_WATCHED
             if len(self._session.watched) >= most:
@@ -365,9 +365,7 @@ class Client:
         self._flush()
         return True
 
-    async def _command(
-        self, message: Publish | History | PresenceQuery, patience: float
-    ) -> tuple[Any, tuple[Publication, ...]]:
+    async def _command(self, message: Command, patience: float) -> tuple[Any, tuple[Publication, ...]]:
         """Give the server a command; return its answer. Raises `CommandFailed`, `CommandTimeout`,
         `ClientClosed`."""
         self._check_open()
@@ -385,6 +383,8 @@ class Client:
         if isinstance(answered.answer, Error):
             if self._ended:
                 raise self._ending()
+            if answered.answer.code == ErrorCode.CONFLICT:
+                raise Conflict(answered.answer.version)
             raise CommandFailed(answered.answer.code, answered.answer.message)
         return answered.answer, answered.publications
 

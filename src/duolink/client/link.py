@@ -13,12 +13,13 @@ from duolink.client.errors import InvalidData, Lost, RequestTimeout, WindowFull
 from duolink.client.events import MessagesLost, PeerChanged
 from duolink.client.message import Message, Sent
 from duolink.client.stream import EventStream, MessageStream, Pump
+from duolink.protocol import limits
 from duolink.protocol.codes import LossReason, PeerState
 from duolink.protocol.inbound import Lost as LostNumbers
 from duolink.protocol.inbound import Received
 from duolink.protocol.link import Event as LinkEvent
 from duolink.protocol.link import Link as Machine
-from duolink.protocol.link import PathFailed
+from duolink.protocol.link import PathFailed, StorageTrouble, key_of
 from duolink.protocol.link import PeerChanged as PeerEvent
 from duolink.protocol.messages import Ephemeral, LinkMessage, Signal
 from duolink.protocol.outbound import Settled, Stored
@@ -53,7 +54,9 @@ class _Waiting(NamedTuple):
 
 
 class Link:
-    """This client's end of the link to `peer`. Made by `client.link(peer)`."""
+    """This client's end of the link to `peer`. Made by `client.link(peer)`. A peer `@bob` is the user bob:
+    what is sent there goes to every client of his, each once and in order, and is delivered when the first
+    has finished with it; answers come from those clients, by their own names."""
 
     def __init__(self, client: "Client", peer: str) -> None:
         self._client = client
@@ -85,24 +88,30 @@ class Link:
 
     # --- sending -------------------------------------------------------------------------------
 
-    async def send(self, data: Any, *, lane: str = "messages", expires: float | None = None) -> Sent:
+    async def send(
+        self, data: Any, *, lane: str = "messages", expires: float | None = None, collapse: str = ""
+    ) -> Sent:
         """Send JSON data or bytes; waits for room in the window, fairly.
 
         Returns once the message has its number: from then on it goes its way, whoever is cancelled.
-        `expires`: seconds after which it is lost if it is not safe by then.
+        `expires`: seconds after which it is lost, if it is not delivered by then: here, or in the mailbox
+        that has stored it. `collapse`: a key; in a mailbox this message replaces an older one with the same
+        key, which is lost then (`replaced`): the newest position, the latest status.
 
         Raises `InvalidData` for what cannot travel, `ClientClosed`.
         """
         body, binary = self._encode(data)
-        return await self._number(lane, body, binary, {"expires": self._expiry(expires)})
+        return await self._number(lane, body, binary, self._options(expires, collapse))
 
-    def try_send(self, data: Any, *, lane: str = "messages", expires: float | None = None) -> Sent:
+    def try_send(
+        self, data: Any, *, lane: str = "messages", expires: float | None = None, collapse: str = ""
+    ) -> Sent:
         """As `send`, but raises `WindowFull` where that would wait."""
         body, binary = self._encode(data)
         self._client._check_open()
         if self._queues.get(lane) or not self._has_room(lane, body):
             raise WindowFull(f"no room for another message to {self.peer}")
-        return self._submit(lane, body, binary, {"expires": self._expiry(expires)})
+        return self._submit(lane, body, binary, self._options(expires, collapse))
 
     async def request(
         self,
@@ -150,6 +159,11 @@ class Link:
 
     def _encode(self, value: Any) -> tuple[Raw, bool]:
         return self._client._encode(value)
+
+    def _options(self, expires: float | None, collapse: str) -> dict[str, Any]:
+        if len(collapse.encode()) > limits.MAX_KEY:
+            raise ValueError(f"a collapse key has at most {limits.MAX_KEY} bytes")
+        return {"expires": self._expiry(expires), "collapse": collapse}
 
     def _expiry(self, seconds: float | None) -> float:
         return inf if seconds is None else self._client._now() + seconds
@@ -267,6 +281,8 @@ class Link:
             for stream in list(self._states):
                 stream.put(event.state)
             client._tell(PeerChanged(self.peer, event.state, event.restarted))
+        elif type(event) is StorageTrouble:
+            client._trouble(event.code, f"the server cannot store what is sent to {self.peer}; it waits here")
         elif type(event) is PathFailed:
             client._trouble("path", f"{event.path} to {self.peer}: {event.reason}")
 
@@ -285,7 +301,7 @@ class Link:
 
     def _finish(self, raw: LinkMessage) -> None:
         client = self._client
-        machine = client._session.links.get(self.peer)
+        machine = client._session.links.get(key_of(self.peer, raw.user))
         if machine is not None and not client._ended:
             machine.finish(raw, client._now())
             client._touched(machine)

@@ -69,6 +69,11 @@ class Message:
         return self._raw.lane
 
     @property
+    def user(self) -> str:
+        """The user it was sent to (`@bob`), if not to this client alone; else empty."""
+        return self._raw.user
+
+    @property
     def link(self) -> "Link":
         """The link it came by."""
         return self._link

@@ -14,7 +14,10 @@ is a legal engine.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import NamedTuple, Protocol, TypeVar
+
+from duolink.protocol.messages import LostRange
 
 Result = TypeVar("Result", contravariant=True)
 
@@ -61,32 +64,45 @@ class Bus(Protocol):
 
 
 class Retention(NamedTuple):
-    """What a channel's log keeps: at most so many entries, seconds, bytes. All three bind."""
+    """What a channel's log keeps: at most so many entries, seconds, bytes; all three bind. `keys` and
+    `state_size` (bytes of names and values) bound its shared state, which retention does not touch."""
 
     entries: int
     age: float
     size: int
+    keys: int = 1000
+    state_size: int = 1 << 20
 
 
 class Draft(NamedTuple):
     """A publication on its way into a log. `key` (scope: channel and sender) makes the append
-    idempotent; `age` is how many seconds ago it was first tried, 0.0 for a first try."""
+    idempotent; `age` is how many seconds ago it was first tried, 0.0 for a first try.
+
+    With a `name` it is a write to the channel's shared state: sets the name to `data`, or `deleted` it.
+    `expect` makes it compare-and-set: it counts only if the name has that version now (0: is not there);
+    -1 expects nothing."""
 
     sender: str
     data: bytes
     binary: bool = False
     key: str = ""
     age: float = 0.0
+    name: str = ""
+    expect: int = -1
+    deleted: bool = False
 
 
 class Entry(NamedTuple):
-    """One publication of a log. `time` is wall milliseconds."""
+    """One publication of a log. `time` is wall milliseconds. With a `name` it changed the shared state, and
+    its offset is the version that name has had since."""
 
     offset: int
     sender: str
     time: int
     data: bytes
     binary: bool = False
+    name: str = ""
+    deleted: bool = False
 
 
 class Top(NamedTuple):
@@ -107,6 +123,29 @@ class Appended(NamedTuple):
 class Unknown(NamedTuple):
     """The answer to a retried append whose key is not known any more: whether the first try ran
     cannot be said, and nothing was appended."""
+
+
+class Conflict(NamedTuple):
+    """The answer to a compare-and-set that found another version: which one (0: the name is not there).
+    Nothing was appended."""
+
+    version: int
+
+
+class Full(NamedTuple):
+    """The answer to a state write for which there is no room (`Retention.keys`, `state_size`). Nothing was
+    appended."""
+
+
+Answer = Appended | Unknown | Conflict | Full
+"""What an append ends with, when the engine is well."""
+
+
+class Snapshot(NamedTuple):
+    """A channel's shared state as of `top`: for each name that is there, the entry that set it."""
+
+    top: Top
+    entries: tuple[Entry, ...] = ()
 
 
 class Page(NamedTuple):
@@ -135,17 +174,23 @@ class Log(Protocol):
     Keys are kept `limits.PUBLISH_KEY_LIFE` seconds, fewer only when a bound on their number is
     reached; in both cases a retry older than the oldest key surely kept gets `Unknown`, never a
     second append.
+
+    Shared state is part of the log: a write is an entry like any other (it has an offset, and is read back by
+    `read`), and what it does to the state happens in the same atomic step. State outlives the entries
+    that made it.
     """
 
-    def append(
-        self, channel: str, draft: Draft, retention: Retention, done: "Done[Appended | Unknown]"
-    ) -> None:
+    def append(self, channel: str, draft: Draft, retention: Retention, done: "Done[Answer]") -> None:
         """Append, or answer a known key again. The retention replaces the channel's earlier one."""
         ...
 
     def read(self, channel: str, epoch: str, after: int, limit: int, done: "Done[Page]") -> None:
         """Read up to `limit` entries with offsets above `after`. An empty epoch means the current one.
         An offset beyond the top counts as another epoch would: nothing is known of it."""
+        ...
+
+    def state(self, channel: str, done: "Done[Snapshot]") -> None:
+        """Read the whole shared state and the top it belongs to, as of one moment."""
         ...
 
     def top(self, channel: str, done: "Done[Top]") -> None:
@@ -165,53 +210,142 @@ class Log(Protocol):
 # --- mailbox ---------------------------------------------------------------------------------
 
 
-class Row(NamedTuple):
-    """One link message as a mailbox keeps it. `base` is the sender's, `line` the encoded message,
-    `expires` wall milliseconds (0: by the mailbox's own retention)."""
+class Stream(NamedTuple):
+    """One sender's numbers to one receiver: what a mailbox keeps in one sequence. The receiver is a client
+    id, or `@user`: then every client of that user has a cursor of its own."""
 
-    sender: str
     receiver: str
+    sender: str
     lane: str
     run: int
+
+
+class Row(NamedTuple):
+    """One number of a stream as a mailbox keeps it, or several that were lost.
+
+    `body` is what goes to the receiver: a line, or with `binary` the payload of a binary frame. With a
+    `reason` the numbers `seq` … `last` ended as lost, and there is no body. `expires` is wall
+    milliseconds (0: only the mailbox's own retention counts). A `collapse` key replaces an earlier row of the
+    stream's receiver, sender and lane that has the same one.
+    """
+
     seq: int
-    base: int
-    line: bytes
+    last: int
+    body: bytes = b""
+    binary: bool = False
+    reason: str = ""
     expires: int = 0
+    collapse: str = ""
+
+
+class Standing(NamedTuple):
+    """How far a stream is. Everything up to `stored` is kept, settled or known to be lost; the receiver
+    (of a user: the first client) has finished with everything up to `settled`, except what `lost` lists,
+    which is the word of the receiver's run `by`."""
+
+    stored: int = 0
+    settled: int = 0
+    lost: tuple[LostRange, ...] = ()
+    by: int = 0
+
+
+class Verdict(Enum):
+    """What became of a row."""
+
+    KEPT = auto()
+    """It is durable, or was before, or is settled."""
+    HOLE = auto()
+    """Not taken: `stored + 1` … `seq − 1` are missing. Send again from there."""
+    FULL = auto()
+    """It has ended as lost (`mailbox_full`), which the mailbox remembers in its place."""
+    NOBODY = auto()
+    """The receiver has no mailbox. Nothing was taken."""
 
 
 class StoreResult(NamedTuple):
-    """The answer to a store: everything up to `stored` of the row's lane and run is kept or settled.
-    `resend_from` (0: nothing missing) is where the sender must begin again; `refused` says why the
-    row will never be taken (`mailbox_full`), empty if it was or may yet be."""
+    """The answer to a store."""
 
-    stored: int
-    resend_from: int = 0
-    refused: str = ""
+    verdict: Verdict
+    standing: Standing = Standing()
+
+
+class Box(NamedTuple):
+    """A stream that has rows for a client: those from `first` on, up to `top` as of now. `lost` is what its
+    earlier processes have told of it, which the sender may not have heard."""
+
+    stream: Stream
+    first: int
+    top: int
+    lost: tuple[LostRange, ...] = ()
+
+
+class MailboxLimits(NamedTuple):
+    """How much a mailbox engine keeps. Counts are of messages (not of losses), sizes in bytes of bodies."""
+
+    messages: int = 100_000
+    size: int = 256 << 20
+    pair_messages: int = 20_000
+    pair_size: int = 64 << 20
+    sender_messages: int = 200_000
+    sender_size: int = 512 << 20
+    mailboxes: int = 10_000
+    """Receivers with rows at once, where anybody may have a mailbox."""
+    known_only: bool = False
+    """Only clients (and users) that have registered once have a mailbox."""
+    retention: float = 7 * 86_400.0
+    """Seconds after which a row has expired, whatever its sender said."""
+    poison_after: int = 10
+    """Processes of a client in a row that may take the same first row and end without finishing with it,
+    before that row ends as lost (`poison`). They count if they began a minute apart: a program that
+    crashes for another reason, and is started again and again, must not cost its messages. 0: never."""
+    forget_after: float = 90 * 86_400.0
+    """Seconds after which streams and clients nobody has used are forgotten, with what they hold."""
 
 
 class Mailbox(Protocol):
     """Keeps link messages for clients that are not there to take them.
 
-    Inserts and acknowledgements of one mailbox go through one ordered queue: an insert at or below the
-    receiver's cursor does nothing, however late it is (else a message that was delivered would
-    come again). A row (run, seq) is taken only if base … seq − 1 are stored or settled. A full
-    mailbox refuses the newest row and never evicts an older one. `done` of a store is called after the
-    row is durable; after an input/output error nothing is answered as stored until it is over.
-    Rows of one (sender, lane) drain in order of (run, seq).
+    Stores and acknowledgements of one receiver go through one ordered queue: a store at or below the cursor
+    does nothing, however late it is (else a message that was delivered would come again). A row is taken
+    only if base … seq − 1 are stored, settled or lost; a stream that is new begins at `base`. A full mailbox
+    refuses the newest row and never evicts an older one. `done` of a store is called after the row is
+    durable; completions for one stream come in the order of the requests. After an input/output error
+    nothing is answered as kept until it is over.
+
+    A row that expires, is replaced by a newer one of its collapse key, or is poison, becomes a loss in its
+    place and is read as one, until the receiver's cursor has passed it.
     """
 
-    def store(self, row: Row, done: "Done[StoreResult]") -> None:
-        """Keep a row."""
+    def store(self, stream: Stream, row: Row, base: int, done: "Done[StoreResult]") -> None:
+        """Keep a row. `base`: everything below is settled, as its sender says."""
         ...
 
-    def acknowledge(self, receiver: str, sender: str, lane: str, run: int, seq: int) -> None:
-        """The receiver has finished with everything up to `seq` of the run: delete, move the cursor. Stale
-        cursors change nothing."""
+    def standing(self, stream: Stream, done: "Done[Standing]") -> None:
+        """Tell how far a stream is; of one that is not known: nothing is stored, nothing settled."""
         ...
 
-    def drain(self, receiver: str, after: int, limit: int, done: "Done[tuple[tuple[int, Row], ...]]") -> None:
-        """Read up to `limit` rows in order, each with its place, from behind the place `after` on (0:
-        from the start). Reading deletes nothing."""
+    def acknowledge(
+        self, stream: Stream, client_id: str, seq: int, lost: tuple[LostRange, ...], by: int
+    ) -> None:
+        """A client has finished with everything up to `seq`, except what it lists as lost: its cursor moves,
+        and rows that every cursor has passed are deleted. Stale cursors change nothing; an unknown stream is
+        remembered from now on. There is no answer; it is durable within a second, and at `close`."""
+        ...
+
+    def open(self, client_id: str, user: str, run: int, done: "Done[tuple[Box, ...]]") -> None:
+        """A process (its run) of a client of that user is here to take its rows: list the streams that have
+        some, each with the first row the client has not finished with; per sender in the order of runs."""
+        ...
+
+    def read(
+        self, stream: Stream, client_id: str, after: int, limit: int, size: int, done: "Done[tuple[Row, ...]]"
+    ) -> None:
+        """Read up to `limit` rows, and about `size` bytes of bodies (but one always), behind number `after`,
+        in order. What has expired comes as lost. Reading changes nothing."""
+        ...
+
+    def totals(self) -> tuple[int, int]:
+        """How many messages are kept now, and the bytes of their bodies; as of the last commit."""
         ...
 
 
@@ -226,18 +360,20 @@ class RunVerdict(NamedTuple):
 
 
 class Registry(Protocol):
-    """Issues the numbers that order the lives of clients, across nodes and restarts.
+    """Issues the numbers that order the lives of clients, across nodes and restarts, and remembers who has
+    ever been here.
 
     Runs and generations of a client only increase: issued is `max(last + 1, at_least)`, where
-    `at_least` is wall milliseconds, so that an engine without memory still moves forward. Who is
-    where, under a lease, comes with the second node.
+    `at_least` is wall milliseconds, so that an engine without memory still moves forward, and one whose disk
+    fails goes on issuing. Who is where, under a lease, comes with the second node.
     """
 
-    def issue_run(self, client_id: str, at_least: int, done: "Done[int]") -> None:
-        """A process registers for the first time: give it a run above every earlier one."""
+    def issue_run(self, client_id: str, user: str, at_least: int, done: "Done[int]") -> None:
+        """A process registers for the first time: give it a run above every earlier one, and remember
+        the client as one of this user's."""
         ...
 
-    def present_run(self, client_id: str, run: int, done: "Done[RunVerdict]") -> None:
+    def present_run(self, client_id: str, user: str, run: int, done: "Done[RunVerdict]") -> None:
         """A process comes back with its run: accept it (and remember it as issued) unless a higher
         one was issued or accepted for this client."""
         ...
@@ -250,17 +386,26 @@ class Registry(Protocol):
 # --- the whole -------------------------------------------------------------------------------
 
 
+def _well() -> str:
+    return ""
+
+
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Engines:
-    """What a node is built on. Without a mailbox nothing is ever `stored`, and `welcome` says
+    """What a node is built on. Unless `durable`, nothing is ever called `stored`, and `welcome` says
     `durable: false`."""
 
     bus: Bus
     log: Log
     registry: Registry
-    mailbox: Mailbox | None = None
-
-    @property
-    def durable(self) -> bool:
-        """Whether messages for absent clients survive here."""
-        return self.mailbox is not None
+    mailbox: Mailbox
+    durable: bool = False
+    """Whether what a mailbox keeps survives the process."""
+    problem: Callable[[], str] = _well
+    """Why nothing can be kept now, for people; empty while all is well."""
+    close: Callable[[], None] = _nothing
+    """Finish what is under way and let go of files; nothing may be asked afterwards."""

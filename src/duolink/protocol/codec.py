@@ -26,9 +26,10 @@ from duolink.protocol.messages import (
     Message,
     Publication,
     Publish,
+    Set,
 )
 
-Carrier = LinkMessage | Ephemeral | Publish | Publication
+Carrier = LinkMessage | Ephemeral | Publish | Set | Publication
 """The messages whose user data may be bytes."""
 
 
@@ -212,6 +213,11 @@ def is_utf8(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def is_user(name: str) -> bool:
+    """Whether a name may be a user's, as messages are addressed to it: `@` and what the user is called."""
+    return is_id(name, limits.MAX_CLIENT_ID) and name[0] == "@" and len(name) > 1
 
 
 def check_json(data: bytes) -> Raw:

@@ -80,6 +80,9 @@ class ErrorCode(StrEnum):
     UNCERTAIN = "uncertain"  # a retried command whose first outcome is no longer known
     UNAVAILABLE = "unavailable"  # an engine failed; try again
     OVERLOADED = "overloaded"
+    CONFLICT = "conflict"  # a compare-and-set found another version
+    STATE_FULL = "state_full"  # no room in a channel's shared state
+    MAILBOX_FULL = "mailbox_full"  # the number has ended as lost: its receiver's mailbox has no room
     NO_HANDLER = "no_handler"  # a request nobody answers
     INTERNAL = "internal"
 

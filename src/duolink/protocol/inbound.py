@@ -75,6 +75,10 @@ class Inbound:
         self._unacknowledged = 0
         self._pull_wait = limits.GAP_PULL
 
+    def inherit(self, lost: list[LostRange]) -> None:
+        """An earlier process of this receiver has told these as lost, and the sender may not have heard."""
+        self._lost = [each for each in lost if each.last <= self.finished][-MAX_LOST:]
+
     # --- what comes --------------------------------------------------------------------------
 
     def message(self, message: LinkMessage, now: float, *, granting: bool = False) -> list[Received | Lost]:
@@ -246,9 +250,9 @@ class Inbound:
         """The cursor has left on a message: no acknowledgement of its own is due."""
         self._sent()
 
-    def ack(self, peer: str, process: int, *, granting: bool = False) -> Ack:
-        """Make this process's (its run's) acknowledgement, which is no longer due then. `granting` adds
-        the credit."""
+    def ack(self, peer: str, process: int, user: str = "", *, granting: bool = False) -> Ack:
+        """Make this process's (its run's) acknowledgement, which is no longer due then. `user`: of what was
+        sent to that user. `granting` adds the credit."""
         received = self.expected - 1
         lost = [lost for lost in self._lost if lost.last <= self.finished]
         ack = Ack(
@@ -261,6 +265,7 @@ class Inbound:
             limit=self.limit if granting else 0,
             lost=lost,
             by=process if lost else 0,
+            user=user,
         )
         self._sent()
         return ack

@@ -38,6 +38,15 @@ MAX_TOKEN: Final = 8 * 1024
 MAX_KEY: Final = 64
 """Characters of an idempotency key or a request id: a UUID with a prefix."""
 
+MAX_STATE_NAME: Final = 255
+"""UTF-8 bytes of a name in a channel's shared state: as a channel's."""
+
+MAX_STATE_KEYS: Final = 1000
+"""Names in one channel's shared state: a snapshot is one burst to every newcomer."""
+
+MAX_STATE_BYTES: Final = 1024 * 1024
+"""Bytes of their names and values together: the send buffer of a connection."""
+
 MAX_SUBSCRIPTIONS: Final = 128
 """Channels of one client (Centrifugo: 128)."""
 
@@ -71,6 +80,10 @@ PROBE_AFTER: Final = 2.0
 
 PROBE_CAP: Final = 30.0
 """Longest time between two such questions: the heartbeat's interval."""
+
+STORE_AFTER: Final = 0.250
+"""Seconds after which a sender asks a durable server to store what has not been acknowledged: longer than a
+round trip around the earth, shorter than a person waits."""
 
 RESUME_WINDOW: Final = 30.0
 """Seconds a session survives without a connection."""

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from msgspec import Raw
 
 from duolink.protocol import limits
-from duolink.protocol.codes import ErrorCode, PeerState
+from duolink.protocol.codes import ErrorCode, LossReason, PeerState
 from duolink.protocol.inbound import BeyondCredit, Inbound, Lost, Received
 from duolink.protocol.messages import (
     Ack,
@@ -40,6 +40,7 @@ __all__ = [
     "PeerChanged",
     "Received",
     "Settled",
+    "StorageTrouble",
     "Stored",
     "WindowFull",
 ]
@@ -61,6 +62,12 @@ class PeerChanged(NamedTuple):
     restarted: bool
 
 
+class StorageTrouble(NamedTuple):
+    """The server cannot store what was sent: it is kept here, and tried again."""
+
+    code: str
+
+
 class PathFailed(NamedTuple):
     """What came on this path broke the protocol: the driver closes it."""
 
@@ -68,11 +75,17 @@ class PathFailed(NamedTuple):
     reason: str
 
 
-Event = Received | Lost | Settled | Stored | PeerChanged | PathFailed
+Event = Received | Lost | Settled | Stored | PeerChanged | PathFailed | StorageTrouble
+
+
+def key_of(peer: str, user: str) -> str:
+    """Return the key of a link to a peer, or of what that peer sends to a user."""
+    return f"{peer}\n{user}" if user else peer  # no name contains a newline
 
 
 class Link:
-    """One client's end of a link to one peer."""
+    """One client's end of a link to one peer. The peer may be a user (`@bob`): then it only sends. With
+    `user` it is the end of what the peer sends to that user, whose client this is: then it only receives."""
 
     def __init__(
         self,
@@ -81,11 +94,15 @@ class Link:
         *,
         window: int = limits.WINDOW,
         window_bytes: int = limits.WINDOW_BYTES,
+        durable: bool = False,
+        user: str = "",
     ) -> None:
         self.peer = peer
         self.run = run
+        self.user = user
         self.window = window
         self.window_bytes = window_bytes
+        self.durable = durable
         self.paths = Paths()
         self.state = PeerState.AWAY
         self.peer_process = 0  # the peer's run, as the server last told it
@@ -99,6 +116,11 @@ class Link:
         self._report_at = inf
         self._events: list[Event] = []
         self._out: list[tuple[str, Message]] = []
+
+    @property
+    def key(self) -> str:
+        """What tells it from a client's other links."""
+        return key_of(self.peer, self.user)
 
     # --- the application -----------------------------------------------------------------------
 
@@ -117,6 +139,7 @@ class Link:
         deadline: int = 0,
         reply: str = "",
         failed: bool = False,
+        collapse: str = "",
         context: Any = None,
     ) -> Outgoing:
         """Number a body for sending; it leaves with the next `take`.
@@ -126,6 +149,7 @@ class Link:
         entry = self._lane(lane).outbound.submit(data, binary=binary, expires=expires)
         entry.request, entry.deadline = request, deadline
         entry.reply, entry.failed = reply, failed
+        entry.collapse = collapse
         entry.context = context
         return entry
 
@@ -166,15 +190,14 @@ class Link:
         """A path is open (again): what the receiver has not got goes out on it, if it is chosen."""
         self.paths.open(path, kind, now)
         for sending in self._sending.values():
-            sending.rewind(path)
             if path == SERVER:
-                sending.release(now)
-                sending.outbound.sure = False
-                sending.held = 0  # a new connection has refused nothing yet
+                sending.reconnected(now)
+            else:
+                sending.rewind(path)
 
-    def resize(self, window: int, window_bytes: int) -> None:
-        """The server grants another credit than before; numbers already given stay."""
-        self.window, self.window_bytes = window, window_bytes
+    def adapt(self, window: int, window_bytes: int, durable: bool) -> None:
+        """The server grants another credit than before (numbers already given stay), or has a disk now."""
+        self.window, self.window_bytes, self.durable = window, window_bytes, durable
         for sending in self._sending.values():
             sending.outbound.window, sending.outbound.window_bytes = window, window_bytes
         for inbound in self._inbound.values():
@@ -261,11 +284,15 @@ class Link:
                 self._acknowledged(sending, settled, received, now)
 
     def _receive_control(self, message: Skip | Probe, path: str, now: float) -> None:
-        inbound = self._receiving(message.run, message.base, message.lane, path)
+        start = message.start if type(message) is Probe else 0
+        known = message.lane in self._inbound and message.run == self._peer_run
+        inbound = self._receiving(message.run, start or message.base, message.lane, path)
         if inbound is None:
             return
         self._arrived[message.lane] = path
         if type(message) is Probe:
+            if not known:
+                inbound.inherit(message.lost)
             self._events += inbound.probe(message.seq, message.base, now)
             return
         assert type(message) is Skip
@@ -310,22 +337,32 @@ class Link:
                 last = max(message.last, message.seq)
                 if not message.probe:
                     self._events += sending.outbound.dropped(message.seq, last)
+                if message.code and not sending.held_until:
+                    self._events.append(StorageTrouble(message.code))
                 sending.hold(message.seq, now)
         elif type(message) is StoredMessage:
             sending = self._sending.get(message.lane)
             if sending is not None and message.run == self.run:
                 self._events += sending.outbound.store(message.seq)
+                if sending.held and message.seq >= sending.held:
+                    sending.held = 0
+                    sending.release(now)
                 self._progress(sending, now)
         elif type(message) is Error and message.seq and message.run == self.run:
             sending = self._sending.get(message.lane or "messages")
             if sending is not None:
-                if message.code == ErrorCode.CREDIT:
-                    sending.hold(message.seq, now)
-                else:
-                    self._events += sending.outbound.refuse(message.seq)
-                    sending.back_to(message.seq)  # a skip takes the refused number's place
+                self._refused(sending, message, now)
         elif type(message) is Peer:
             self.peer_changed(message, now)
+
+    def _refused(self, sending: Sending, error: Error, now: float) -> None:
+        if error.code == ErrorCode.CREDIT:
+            sending.hold(error.seq, now)
+        elif error.code == ErrorCode.MAILBOX_FULL:  # where its place is, it is known to be lost
+            self._events += sending.outbound.refuse(error.seq, LossReason.MAILBOX_FULL)
+        else:
+            self._events += sending.outbound.refuse(error.seq)
+            sending.back_to(error.seq)  # a skip takes the refused number's place
 
     def _acknowledged(self, sending: Sending, settled: list[Settled], received: int, now: float) -> None:
         self._events += settled
@@ -373,6 +410,8 @@ class Link:
             timer = min(timer, sending.outbound.next_expiry())
             if self.paths.names():
                 timer = min(timer, sending.probe_at)
+                if self.durable and SERVER in self.paths and not sending.held_until:
+                    timer = min(timer, sending.store_at)
                 if sending.held_until > now:
                     timer = min(timer, sending.held_until)
         return timer
@@ -396,7 +435,7 @@ class Link:
     def _transmit(self, sending: Sending, now: float) -> None:
         outbound = sending.outbound
         if not outbound.unsettled:
-            sending.probe_at = inf
+            sending.probe_at = sending.store_at = inf
             return
         ways = self._ways(outbound.lane, now)
         for path in [path for path in sending.cursors if path not in ways]:
@@ -415,15 +454,20 @@ class Link:
             if last < first:
                 continue
             sending.cursors[path] = last + 1
-            for message in outbound.transmit(first, last):
+            for message in outbound.transmit(first, last, now, server=path == SERVER):
                 if type(message) is LinkMessage:
                     if index and len(bytes(message.data)) > SMALL:
                         continue
                     self._ride(message)
                 self._out.append((path, message))
             sending.top = max(sending.top, last)
+            sending.store_at = min(sending.store_at, now + limits.STORE_AFTER)
             if sending.probe_at == inf:
                 sending.probe_at = now + sending.probe_wait
+        if self.durable and now >= sending.store_at and SERVER in self.paths and not sending.held_until:
+            for seq, store in sending.overdue(now):
+                for message in outbound.transmit(seq, seq, now, server=True, store=store):
+                    self._out.append((SERVER, message))
         if ways and now >= sending.probe_at:
             self._probe(sending, ways, now)
 
@@ -435,7 +479,7 @@ class Link:
         outbound = sending.outbound
         seq = max(min(sending.held, outbound.next_seq - 1), outbound.base)
         sending.top = max(sending.top, seq)
-        for message in outbound.transmit(seq, seq):
+        for message in outbound.transmit(seq, seq, now, server=True):
             self._out.append((SERVER, message))
 
     def _limit(self, path: str, outbound: Outbound) -> int:
@@ -474,10 +518,10 @@ class Link:
                 path = next(iter(self._ways(inbound.lane, now)), "")
             if not path:
                 continue
-            self._out.append((path, inbound.ack(self.peer, self.run, granting=path != SERVER)))
+            self._out.append((path, inbound.ack(self.peer, self.run, self.user, granting=path != SERVER)))
             if path != SERVER:
                 self._report_at = min(self._report_at, now + REPORT)
         if now >= self._report_at and SERVER in self.paths:
             self._report_at = inf
             for inbound in self._inbound.values():
-                self._out.append((SERVER, inbound.ack(self.peer, self.run)))
+                self._out.append((SERVER, inbound.ack(self.peer, self.run, self.user)))

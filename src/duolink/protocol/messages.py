@@ -23,6 +23,7 @@ ChannelName = Annotated[str, Meta(min_length=1, max_length=limits.MAX_CHANNEL)]
 Key = Annotated[str, Meta(max_length=limits.MAX_KEY)]
 Text = Annotated[str, Meta(max_length=1024)]
 Lane = Annotated[str, Meta(max_length=16)]
+StateName = Annotated[str, Meta(min_length=1, max_length=limits.MAX_STATE_NAME)]
 
 NO_DATA: Final = Raw(b"")
 
@@ -41,6 +42,7 @@ class Position(msgspec.Struct, omit_defaults=True, gc=False):
     epoch: Key = ""
     offset: Integer = 0
     presence: bool = False
+    state: bool = False  # tell the shared state: a snapshot first, unless everything missed is recovered
 
 
 class Hello(Message, tag="hello"):
@@ -140,6 +142,7 @@ class Error(Message, tag="error"):
     run: Integer = 0
     seq: Integer = 0
     channel: str = ""
+    version: Integer = 0  # with `conflict`: the version the name has
     retry_after: Integer = 0
     fatal: bool = False
 
@@ -154,6 +157,11 @@ class LinkMessage(Message, tag="message"):
     soon as the application has finished with this one. A `request` names an answer that is wanted
     until `deadline` (ms from sending), a `reply` the request it answers, `failed` that the answer is an
     error text.
+
+    To a durable server: `store` asks to keep this copy in the receiver's mailbox, since an earlier one was
+    not acknowledged in time; `ttl` (ms from sending) is how long it is worth keeping, `collapse` a key whose
+    newest message replaces older ones there. From a server, `user` names the user (`@bob`) it was sent
+    to, if it was not sent to this client alone: those are numbered by themselves.
     """
 
     run: Number
@@ -169,6 +177,10 @@ class LinkMessage(Message, tag="message"):
     deadline: Integer = 0
     reply: Key = ""
     failed: bool = False
+    store: bool = False
+    ttl: Integer = 0
+    collapse: Key = ""
+    user: str = ""
     binary: bool = False
     data: Raw = NO_DATA
 
@@ -186,7 +198,8 @@ class Ack(Message, tag="ack"):
 
     Its application has finished with everything up to `seq`, except what `lost` lists; everything
     up to `received` (never below `seq`) has arrived. `want`: send again from `received + 1`. `limit`: on a
-    direct path, the highest number the receiver takes (its credit).
+    direct path, the highest number the receiver takes (its credit). `user`: what it acknowledges was sent to
+    this user. A durable server acknowledges for a receiver that is away, from its mailbox.
     """
 
     run: Number
@@ -199,6 +212,7 @@ class Ack(Message, tag="ack"):
     limit: Integer = 0
     lost: Annotated[list[LostRange], Meta(max_length=1024)] = []
     by: Integer = 0  # with `lost`: the run of the receiver, whose word it is
+    user: str = ""
 
 
 class Skip(Message, tag="skip"):
@@ -212,10 +226,14 @@ class Skip(Message, tag="skip"):
     to: str = ""
     sender: str = msgspec.field(default="", name="from")
     lane: Lane = "messages"
+    store: bool = False
+    user: str = ""
 
 
 class Probe(Message, tag="probe"):
-    """The sender has sent up to `seq` and asks for an acknowledgement at once."""
+    """The sender has sent up to `seq` and asks for an acknowledgement at once. With `start` it is a durable
+    server's: a receiver that knows nothing of the run begins there, and tells `lost` as its own, for an
+    earlier process of it had the numbers before."""
 
     run: Number
     seq: Integer
@@ -223,6 +241,9 @@ class Probe(Message, tag="probe"):
     to: str = ""
     sender: str = msgspec.field(default="", name="from")
     lane: Lane = "messages"
+    start: Integer = 0
+    lost: Annotated[list[LostRange], Meta(max_length=1024)] = []
+    user: str = ""
 
 
 class Wait(Message, tag="wait"):
@@ -230,7 +251,8 @@ class Wait(Message, tag="wait"):
     until the sender sends `seq` or an earlier one again, or a `base` beyond it; best after `peer` has
     said that the other
     client is here. Every message and skip that is not taken is answered by one `wait`, so a sender knows
-    exactly which copies nobody has. Absent, blocked and busy receivers look alike."""
+    exactly which copies nobody has. Absent, blocked and busy receivers look alike. `code` is `unavailable`
+    when a durable server cannot store now."""
 
     to: str
     run: Number
@@ -238,6 +260,7 @@ class Wait(Message, tag="wait"):
     last: Integer = 0  # 0: the same as seq
     lane: Lane = "messages"
     probe: bool = False  # answers a probe up to seq − 1: no copy was dropped
+    code: str = ""
 
 
 class Stored(Message, tag="stored"):
@@ -353,6 +376,23 @@ class Publish(Message, tag="publish"):
     data: Raw = NO_DATA
 
 
+class Set(Message, tag="set"):
+    """Write to a channel's shared state: `name` becomes `data`, or is `deleted`. A publication like any
+    other (`key`, `age`, answered by `published`); its offset is the version the name then has. With
+    `expect` it counts only if the name has that version (0: is not there); else it is answered by error
+    `conflict`."""
+
+    id: Integer
+    channel: ChannelName
+    name: StateName
+    key: Key = ""
+    age: Integer = 0
+    expect: Integer | UnsetType = UNSET
+    deleted: bool = False
+    binary: bool = False
+    data: Raw = NO_DATA
+
+
 class Published(Message, tag="published"):
     id: Integer
     epoch: str
@@ -367,8 +407,20 @@ class Publication(Message, tag="publication"):
     sender: str = msgspec.field(default="", name="from")
     time: Integer = 0
     page: Integer = 0  # the history question this one answers; 0: live or recovered
+    name: str = ""  # it changed the shared state: this name …
+    deleted: bool = False  # … was deleted, or has this data now, and its offset as version
+    state: bool = False  # belongs to a snapshot; then its offset is no place in the stream
     binary: bool = False
     data: Raw = NO_DATA
+
+
+class Snapshot(Message, tag="snapshot"):
+    """A channel's shared state at the offset that the `subscribed` before it named: `count` publications with
+    `state` follow, each a name that is there. `id` is that of the `subscribed`."""
+
+    channel: str
+    count: Integer
+    id: Integer = 0
 
 
 class History(Message, tag="history"):
@@ -423,19 +475,19 @@ class Leave(Message, tag="leave"):
     client_id: str
 
 
-CARRIER_TYPES: Final = frozenset({LinkMessage, Ephemeral, Publish, Publication})
+CARRIER_TYPES: Final = frozenset({LinkMessage, Ephemeral, Publish, Set, Publication})
 """The messages whose user data may be bytes."""
 
 FromClient = (
     Hello | Goodbye | Refresh | Ping | Pong | LinkMessage | Ack | Skip | Probe | Watch | Signal | Ephemeral
-    | Subscribe | Publish | History | PresenceQuery
+    | Subscribe | Publish | Set | History | PresenceQuery
 )  # fmt: skip
 """What a client may send to a server."""
 
 FromServer = (
     Welcome | Goodbye | Refreshed | Ping | Pong | Error | LinkMessage | Ack | Skip | Probe | Wait | Stored
     | Watching | Peer | Signal | Ephemeral | Subscribing | Subscribed | Unsubscribed | Published
-    | Publication | HistoryPage | PresenceList | Join | Leave
+    | Publication | Snapshot | HistoryPage | PresenceList | Join | Leave
 )  # fmt: skip
 """What a server may send to a client."""
 

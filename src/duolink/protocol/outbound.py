@@ -32,6 +32,7 @@ class Outgoing:
     __slots__ = (
         "ask",
         "binary",
+        "collapse",
         "context",
         "copies",
         "data",
@@ -40,8 +41,10 @@ class Outgoing:
         "failed",
         "process",
         "reason",
+        "relayed",
         "reply",
         "request",
+        "sent",
         "seq",
         "size",
         "stored",
@@ -59,10 +62,13 @@ class Outgoing:
         self.reply = ""
         self.failed = False
         self.ask = False
+        self.collapse = ""
         self.context: Any = None
         self.copies = 0
         self.process = _NOBODY  # the receiver's process that may have the body, if it is one
         self.stored = False
+        self.sent = 0.0  # when it first left; 0: has not
+        self.relayed = 0.0  # when it first left on this connection to the server, and was not refused there
         self.reason = ""  # why it is skipped; empty: it is not
         self.told = False  # the application knows its end
 
@@ -219,6 +225,7 @@ class Outbound:
         """The server handed one copy of each of these numbers to nobody (`wait`)."""
         settled: list[Settled] = []
         for entry in self.between(first, last):
+            entry.relayed = 0.0
             if entry.copies:
                 entry.copies -= 1
                 settled += self._conclude(entry)
@@ -233,12 +240,12 @@ class Outbound:
         self.process = process
         self.sure = True
 
-    def refuse(self, seq: int) -> list[Settled]:
+    def refuse(self, seq: int, reason: LossReason = LossReason.REFUSED) -> list[Settled]:
         """The server will never take this number: it is skipped. The copy it refused went nowhere."""
         settled: list[Settled] = []
         for entry in self.between(seq, seq):
             entry.copies = max(entry.copies - 1, 0)
-            settled += self._skip(entry, LossReason.REFUSED)
+            settled += self._skip(entry, reason)
         self._advance()
         return settled
 
@@ -291,17 +298,23 @@ class Outbound:
 
     # --- what leaves -------------------------------------------------------------------------
 
-    def transmit(self, first: int, last: int) -> Iterator[LinkMessage | Skip]:
+    def transmit(
+        self, first: int, last: int, now: float = 0.0, *, server: bool = True, store: bool = False
+    ) -> Iterator[LinkMessage | Skip]:
         """Yield what is to be sent of the numbers `first` … `last`, counting the copies. Stored
-        numbers are the mailbox's to send."""
+        numbers are the mailbox's to send. `server`: it goes to the server; `store`: to be kept there."""
         run: list[Outgoing] = []
         for entry in self.between(first, last):
             if run and (entry.reason != run[0].reason or entry.stored):
-                yield self._skips(run)
+                yield self._skips(run, store)
                 run = []
             if entry.stored:
                 continue
             entry.copies += 1
+            if not entry.sent:
+                entry.sent = now
+            if server and not entry.relayed:
+                entry.relayed = now
             if entry.reason:
                 run.append(entry)
                 continue
@@ -319,13 +332,21 @@ class Outbound:
                 deadline=entry.deadline,
                 reply=entry.reply,
                 failed=entry.failed,
+                store=store,
+                ttl=0 if entry.expires == inf else max(int((entry.expires - now) * 1000), 1),
+                collapse=entry.collapse,
                 binary=entry.binary,
                 data=entry.data,
             )
         if run:
-            yield self._skips(run)
+            yield self._skips(run, store)
 
-    def _skips(self, entries: list[Outgoing]) -> Skip:
+    def forget_relayed(self) -> None:
+        """A connection to the server begins: nothing has left on it."""
+        for entry in self._entries:
+            entry.relayed = 0.0
+
+    def _skips(self, entries: list[Outgoing], store: bool) -> Skip:
         return Skip(
             run=self.run,
             seq=entries[0].seq,
@@ -334,6 +355,7 @@ class Outbound:
             reason=entries[0].reason,
             to=self.peer,
             lane=self.lane,
+            store=store,
         )
 
 

@@ -18,7 +18,18 @@ an earlier copy may have overtaken `peer`. Doubled each time, up to the cap."""
 class Sending:
     """An outbound lane and how far it has been sent on each path."""
 
-    __slots__ = ("cursors", "held", "held_until", "knock", "outbound", "probe_at", "probe_wait", "top")
+    __slots__ = (
+        "cursors",
+        "held",
+        "held_until",
+        "kept",
+        "knock",
+        "outbound",
+        "probe_at",
+        "probe_wait",
+        "store_at",
+        "top",
+    )
 
     def __init__(self, outbound: Outbound) -> None:
         self.outbound = outbound
@@ -29,6 +40,8 @@ class Sending:
         self.probe_at = inf
         self.probe_wait = limits.PROBE_AFTER
         self.top = 0  # highest number sent on any path
+        self.store_at = inf  # when something will not have been acknowledged in time: a mailbox is to have it
+        self.kept = 0  # up to where this connection's server was asked to store
 
     def rewind(self, path: str | None = None) -> None:
         """Send again, on one path or all, what the receiver has not got."""
@@ -41,6 +54,37 @@ class Sending:
         """The server did not take `seq`: go on from there."""
         if SERVER in self.cursors:
             self.cursors[SERVER] = min(self.cursors[SERVER], seq)
+
+    def reconnected(self, now: float) -> None:
+        """Another connection to the server: it has refused nothing yet, and nothing has left on it."""
+        self.rewind(SERVER)
+        self.release(now)
+        self.outbound.sure = False
+        self.outbound.forget_relayed()
+        self.held = self.kept = 0
+        self.store_at = inf
+
+    def overdue(self, now: float) -> list[tuple[int, bool]]:
+        """The numbers that a server should have by now and does not, as (number, to be stored): those that
+        have not left to it yet, and those that have and were not acknowledged. Sets `store_at` for the
+        next."""
+        due: list[tuple[int, bool]] = []
+        outbound = self.outbound
+        self.store_at = inf
+        first = max(outbound.base, outbound.stored + 1, self.kept + 1)
+        for entry in outbound.between(first, self.top):
+            since = entry.relayed or entry.sent
+            if since + limits.STORE_AFTER > now:
+                self.store_at = since + limits.STORE_AFTER
+                break
+            if entry.stored:
+                continue
+            due.append((entry.seq, bool(entry.relayed)))
+            if not entry.relayed:
+                self.store_at = now + limits.STORE_AFTER
+            elif self.store_at == inf:
+                self.kept = entry.seq
+        return due
 
     def hold(self, seq: int, now: float) -> None:
         """Send nothing to the server until it says that the peer is here, then go on from `seq`."""

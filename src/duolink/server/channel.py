@@ -18,27 +18,32 @@ if TYPE_CHECKING:
 class Subscription:
     """A session's membership in a channel. Survives a lost connection, except for its being live."""
 
-    __slots__ = ("active", "channel", "command", "presence", "session")
+    __slots__ = ("active", "channel", "command", "presence", "session", "state")
 
-    def __init__(self, channel: "Channel", session: Session, presence: bool) -> None:
-        self.channel, self.session, self.presence = channel, session, presence
+    def __init__(self, channel: "Channel", session: Session) -> None:
+        self.channel, self.session = channel, session
+        self.presence = self.state = False
         self.active = True
         self.command = 0
         """The id of the `subscribe` that began it, 0: a hello."""
 
 
 class Line:
-    """One publication, encoded: a line of a text payload, or a whole binary payload."""
+    """One publication, encoded: a line of a text payload, or a whole binary payload. `state`: it belongs to a
+    snapshot."""
 
     __slots__ = ("binary", "data", "offset")
 
-    def __init__(self, channel: str, entry: Entry, page: int = 0) -> None:
+    def __init__(self, channel: str, entry: Entry, page: int = 0, state: bool = False) -> None:
         publication = Publication(
             channel=channel,
             offset=entry.offset,
             sender=entry.sender,
             time=entry.time,
             page=page,
+            name=entry.name,
+            deleted=entry.deleted,
+            state=state,
             binary=entry.binary,
             data=Raw(entry.data) if entry.data else NO_DATA,
         )

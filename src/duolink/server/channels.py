@@ -8,7 +8,7 @@ being opened, or it recovers, see `recovery`) is a member without being in `live
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from duolink.engines.base import Appended, Draft, Entry, Failure, Log, Retention, Top, Unknown
+from duolink.engines.base import Answer, Appended, Draft, Failure, Log, Retention, Top
 from duolink.protocol import limits
 from duolink.protocol.codec import encode, encode_binary, is_id
 from duolink.protocol.codes import ErrorCode
@@ -22,11 +22,12 @@ from duolink.protocol.messages import (
     PresenceList,
     PresenceQuery,
     Publish,
-    Published,
+    Set,
     Subscribe,
     Subscribing,
     Unsubscribed,
 )
+from duolink.server import publishing
 from duolink.server.channel import Channel, FanOut, Line, Subscription
 from duolink.server.recovery import Recoveries
 from duolink.server.registry import Session
@@ -118,8 +119,8 @@ class Channels:
                 connection.error(*problem, id=command, channel=position.channel[: limits.MAX_CHANNEL])
                 continue
             if subscription is None:
-                subscription = self._add(session, position)
-            subscription.presence = position.presence
+                subscription = self._add(session, position.channel)
+            subscription.presence, subscription.state = position.presence, position.state
             self._begin(connection, subscription, position, command, lost=False)
 
     def _begin(
@@ -150,13 +151,11 @@ class Channels:
     def _may_subscribe(self, session: Session, name: str) -> bool:
         return self._node.authorize(session.identity, "subscribe", name, session.identity.may_subscribe(name))
 
-    def _add(self, session: Session, position: Position) -> Subscription:
-        channel = self._channels.get(position.channel)
+    def _add(self, session: Session, name: str) -> Subscription:
+        channel = self._channels.get(name)
         if channel is None:
-            channel = self._channels[position.channel] = Channel(
-                position.channel, self._retention(position.channel)
-            )
-        subscription = Subscription(channel, session, position.presence)
+            channel = self._channels[name] = Channel(name, self._retention(name))
+        subscription = Subscription(channel, session)
         session.subscriptions[channel.name] = subscription
         joined = session.client_id not in channel.members
         channel.members[session.client_id] = subscription
@@ -305,8 +304,8 @@ class Channels:
 
     # --- publishing --------------------------------------------------------------------------
 
-    def publish(self, connection: "Connection", message: Publish) -> None:
-        """Append to a channel; the answer comes when the log has it."""
+    def publish(self, connection: "Connection", message: Publish | Set) -> None:
+        """Append to a channel, or write to its shared state; the answer comes when the log has it."""
         session = connection.session
         assert session is not None
         name, command = message.channel, message.id
@@ -317,48 +316,36 @@ class Channels:
         if not self._may_publish(session, name):
             connection.error(ErrorCode.FORBIDDEN, "no right to publish", id=command)
             return
+        channel = self._channels.get(name)
+        retention = self._retention(name) if channel is None else channel.retention
         data = bytes(message.data)
-        if len(data) > self._max_message - 1024 and self._too_long(session, name, message, data):
-            connection.error(ErrorCode.TOO_LARGE, "too large with its sender's name", id=command)
-            return
+        draft = Draft(session.client_id, data, message.binary, message.key, message.age / 1000)
+        if type(message) is Set or len(data) > self._max_message - publishing.ENVELOPE:
+            draft = publishing.written(draft, message)
+            problem = publishing.problem(message, draft, retention, self._max_message)
+            if problem is not None:
+                connection.error(*problem, id=command)
+                return
         if connection.in_flight >= MAX_IN_FLIGHT:
             connection.error(ErrorCode.OVERLOADED, "too many commands at once", id=command, retry_after=1000)
             return
         connection.in_flight += 1
-        channel = self._channels.get(name)
-        retention = self._retention(name) if channel is None else channel.retention
-        draft = Draft(session.client_id, data, message.binary, message.key, message.age / 1000)
 
-        def done(result: Appended | Unknown | Failure) -> None:
+        def done(result: Answer | Failure) -> None:
             connection.in_flight -= 1
             self._appended(name, result)
             if connection.session is session:  # else its client has gone, or come back elsewhere
-                self._answer_publish(connection, command, result)
+                publishing.answer(connection, command, result)
 
         self._log.append(name, draft, retention, done)
 
     def _may_publish(self, session: Session, name: str) -> bool:
         return self._node.authorize(session.identity, "publish", name, session.identity.may_publish(name))
 
-    def _too_long(self, session: Session, name: str, message: Publish, data: bytes) -> bool:
-        entry = Entry(limits.MAX_INTEGER, session.client_id, limits.MAX_INTEGER, data, message.binary)
-        return len(Line(name, entry, limits.MAX_INTEGER).data) > self._max_message
-
     def _retention(self, name: str) -> Retention:
-        settings = self._config.channel(name)
-        return Retention(settings.history_count, settings.history_age_s, settings.history_bytes)
+        return publishing.retention(self._config.channel(name))
 
-    def _answer_publish(
-        self, connection: "Connection", command: int, result: Appended | Unknown | Failure
-    ) -> None:
-        if isinstance(result, Appended):
-            connection.tell(Published(id=command, epoch=result.epoch, offset=result.entry.offset))
-        elif isinstance(result, Unknown) or result.uncertain:
-            connection.error(ErrorCode.UNCERTAIN, "whether it was published is not known", id=command)
-        else:
-            connection.error(ErrorCode.UNAVAILABLE, "try again", id=command, retry_after=1000)
-
-    def _appended(self, name: str, result: Appended | Unknown | Failure) -> None:
+    def _appended(self, name: str, result: Answer | Failure) -> None:
         if not isinstance(result, Appended) or result.repeated:
             return
         self._counts.publications += 1

@@ -79,6 +79,7 @@ class Connection:
         "recoveries",
         "session",
         "stage",
+        "storing",
         "wire",
     )
 
@@ -99,6 +100,8 @@ class Connection:
         """Whether it holds so much that nobody should send it more than it must have."""
         self.in_flight = 0
         """Commands that wait for the engine."""
+        self.storing = 0
+        """Link messages that wait for the disk."""
         self.payloads = 0
         """Payloads received."""
         self.probed = False

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import structlog
+from msgspec import UNSET
 
 from duolink.protocol import codec
 from duolink.protocol.inbound import Received
@@ -21,6 +22,7 @@ from duolink.protocol.messages import (
     Probe,
     Publish,
     Published,
+    Set,
     Skip,
     Stored,
     Wait,
@@ -29,7 +31,7 @@ from duolink.server.app import App
 from duolink.server.auth import AuthenticationError, Identity
 from duolink.server.config import Config
 from duolink.server.hooks import Action, Hooks
-from duolink.server.links import SERVER
+from duolink.server.policy import SERVER
 from duolink.server.serverlink import Incoming, NotDelivered, Sent, ServerLink, encode
 
 __all__ = [
@@ -61,11 +63,12 @@ class Position(NamedTuple):
 
 
 class PublishFailed(Exception):
-    """A publication was refused. `code` is an `ErrorCode`; `uncertain`: it may have happened all the same."""
+    """A publication or a write was refused. `code` is an `ErrorCode`; `uncertain`: it may have happened all
+    the same; `conflict`: the name has another `version` (0: is not there)."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, version: int = 0) -> None:
         super().__init__(f"{code}: {message}" if message else code)
-        self.code = code
+        self.code, self.version = code, version
 
 
 class RequestRefused(Exception):
@@ -84,6 +87,7 @@ class Server:
                 return {"you": request.client_id, "asked": request.data}
 
             await server.publish("news", {"hello": "everybody"})
+            await server.set("news", "headline", "Hello")       # shared state; returns its version
             sent = await server.link("alice").send({"hello": "alice"})
             await sent.delivered()                              # alice's application has finished with it
 
@@ -216,21 +220,42 @@ class Server:
         A `key` makes it idempotent: the same key returns the first position while it is remembered. Raises
         `PublishFailed`, and `DataError` for a value that cannot travel.
         """
-        self._check_running()
         body, binary = encode(data)
+        published = await self._command(Publish(id=0, channel=channel, key=key, binary=binary, data=body))
+        return Position(published.epoch, published.offset)
+
+    async def set(
+        self, channel: str, name: str, value: Any, *, expect: int | None = None, key: str = ""
+    ) -> int:
+        """Give a name of a channel's shared state a value (JSON, or bytes); return its version. With `expect`
+        only if it has that version now (0: is not there). Raises as `publish` does.
+        """
+        body, binary = encode(value)
+        write = Set(id=0, channel=channel, name=name, key=key, binary=binary, data=body)
+        write.expect = UNSET if expect is None else expect
+        return (await self._command(write)).offset
+
+    async def delete(self, channel: str, name: str, *, expect: int | None = None, key: str = "") -> None:
+        """Take a name out of a channel's shared state. See `set`."""
+        write = Set(id=0, channel=channel, name=name, key=key, deleted=True)
+        write.expect = UNSET if expect is None else expect
+        await self._command(write)
+
+    async def _command(self, message: Publish | Set) -> Published:
+        self._check_running()
         self._last_command += 1
-        command = self._last_command
+        message.id = self._last_command
         answer: asyncio.Future[Message] = self._loop.create_future()
-        self._commands[command] = answer
+        self._commands[message.id] = answer
         try:
-            self._say(Publish(id=command, channel=channel, key=key, binary=binary, data=body))
-            message = await answer
+            self._say(message)
+            answered = await answer
         finally:
-            del self._commands[command]
-        if isinstance(message, Published):
-            return Position(message.epoch, message.offset)
-        assert isinstance(message, Error)
-        raise PublishFailed(message.code, message.message)
+            del self._commands[message.id]
+        if isinstance(answered, Published):
+            return answered
+        assert isinstance(answered, Error)
+        raise PublishFailed(answered.code, answered.message, answered.version)
 
     def disconnect(self, client_id: str, reason: str = "disconnected") -> bool:
         """Send a client away for good (3505); return whether it was here."""

@@ -272,12 +272,17 @@ class Greeter:
 
     def _register(self, greeting: Greeting) -> None:
         """Nobody is in the way: get a run, then a generation if a new session begins, and open it."""
-        hello, wall = greeting.hello, self._node.clock.wall_ms()
-        self._busy[hello.client_id] = deque()
+        hello, client_id = greeting.hello, greeting.hello.client_id
+        user = greeting.identity.user_of(client_id)
+        self._busy[client_id] = deque()
+
+        def done(answer: RunVerdict | int | Failure) -> None:
+            self._ran(greeting, answer)
+
         if hello.run:
-            self._registry.present_run(hello.client_id, hello.run, lambda answer: self._ran(greeting, answer))
+            self._registry.present_run(client_id, user, hello.run, done)
         else:
-            self._registry.issue_run(hello.client_id, wall, lambda answer: self._ran(greeting, answer))
+            self._registry.issue_run(client_id, user, self._node.clock.wall_ms(), done)
 
     def _ran(self, greeting: Greeting, answer: RunVerdict | int | Failure) -> None:
         hello = greeting.hello
@@ -374,9 +379,9 @@ class Greeter:
         elif resumed:
             node.channels.restore(connection, None)
         if isinstance(hello.watch, list):
-            node.links.watch_only(connection, hello.watch)
+            node.watchers.watch_only(connection, hello.watch)
         elif resumed:
-            node.links.tell_states(connection)
+            node.watchers.tell_states(connection)
         node.session_opened(session, resumed)
         self._next(session.client_id)
 

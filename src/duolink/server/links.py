@@ -4,30 +4,22 @@ A `Party` is a client as links see it: its session if it has one here, who sends
 `Flow` is one sender's way to one party. While all is well a flow has a `target`, the connection that messages
 go to; whatever changes that (the receiver's connection, the sender's rights, a refused number) takes the
 target away, and the next message finds its way anew. The node keeps no message: what it does not hand
-over it answers with `wait`, and the sender keeps it.
+over it gives to the receiver's mailbox, or answers with `wait`, and the sender keeps it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from duolink.engines.base import Stream
 from duolink.protocol import limits
-from duolink.protocol.codec import encode, encode_binary, is_id
-from duolink.protocol.codes import ErrorCode, PeerState
-from duolink.protocol.messages import (
-    Ack,
-    Ephemeral,
-    LinkMessage,
-    Peer,
-    Probe,
-    Signal,
-    Skip,
-    Wait,
-    Watch,
-    Watching,
-)
-from duolink.server.party import Flow, Party
-from duolink.server.policy import Consent
+from duolink.protocol.codec import encode, encode_binary, is_client_id, is_id, is_user
+from duolink.protocol.codes import ErrorCode
+from duolink.protocol.messages import Ack, Ephemeral, LinkMessage, Probe, Signal, Skip, Wait
+from duolink.server.mailbox import Mailboxes, settled_of
+from duolink.server.party import Flow, Parties, Party
+from duolink.server.policy import SERVER, Consent, may_link
 from duolink.server.registry import Session
+from duolink.server.watchers import Watchers
 
 if TYPE_CHECKING:
     from duolink.server.connection import Connection
@@ -36,36 +28,36 @@ if TYPE_CHECKING:
 MAX_FLOWS: Final = limits.MAX_LINKS
 """Receivers one session may send to; what is idle makes room for what is new."""
 
-WAKE_SLICE: Final = 16
-"""Senders told at once that a receiver can take messages again: each may answer with a window."""
-
 MAX_SUFFIX: Final = 1024
 """Bytes that `,"from":"…"}` may have: every byte of a client id escaped."""
-
-SERVER: Final = "$server"
-"""The embedding application, as a client."""
 
 
 class Links:
     """The links of a node."""
 
-    def __init__(self, node: "Node", consent: Consent, window: int, max_watched: int) -> None:
+    def __init__(
+        self,
+        node: "Node",
+        parties: Parties,
+        consent: Consent,
+        watchers: Watchers,
+        mailboxes: Mailboxes,
+        window: int,
+    ) -> None:
         self._node = node
+        self._parties = parties
         self._consent = consent
+        self._watchers = watchers
+        self._mailboxes = mailboxes
         self._window = window
-        self._max_watched = max_watched
-        self._max_message = node.config.wire.max_message
-        self._safe_length = self._max_message - MAX_SUFFIX
+        self.max_message = node.config.wire.max_message
+        self.safe_length = self.max_message - MAX_SUFFIX
+        """Bytes a line may have whose sender's name is certain to fit behind it."""
         self._counts = node.counts
-        self._parties: dict[str, Party] = {}
         self.count = 0
         """Flows there are now."""
         self.on_message: Callable[[LinkMessage, str], None] | None = None
         """Hears every message that is handed over, with its receiver."""
-
-    def __len__(self) -> int:
-        """How many parties are known: those who are here, and those somebody waits for or watches."""
-        return len(self._parties)
 
     # --- messages ----------------------------------------------------------------------------
 
@@ -84,9 +76,14 @@ class Links:
             and 0 <= message.seq - message.base < self._window
             and (lane == "messages" or lane == "bulk")
             and not message.sender
+            and not message.store
         ):
             self._counts.message_in += 1
-            if line[-1:] == b"}" and self.on_message is None and len(line) < self._safe_length:
+            if message.ack:
+                flow.acknowledge(lane, message.ack_run, message.ack)
+                if session.delivery is not None:
+                    session.delivery.acknowledged(message.to, "", lane, message.ack_run, message.ack)
+            if line[-1:] == b"}" and self.on_message is None and len(line) < self.safe_length:
                 # Not encoded again: the sender's name goes behind the rest, where it wins over whatever
                 # a client may have put there (in JSON parsers the last of equal keys counts; the
                 # decoder has refused another `type`).
@@ -96,30 +93,34 @@ class Links:
                 self._forward(connection, message, target)
         elif self._admissible(connection, message, message.seq, message.seq):
             self._counts.message_in += 1
-            self._route(connection, session, message, message.seq, 0)
+            self._route(connection, session, message, line, message.seq)
 
     def skip(self, connection: "Connection", skip: Skip) -> None:
         """Hand a skip on, or answer it, as a message."""
         session = connection.session
         assert session is not None
         if skip.last < skip.seq:
-            self._refuse(connection, skip, skip.seq, ErrorCode.MALFORMED, "a skip's last is below its seq")
+            self.refuse(connection, skip, skip.seq, ErrorCode.MALFORMED, "a skip's last is below its seq")
         elif self._admissible(connection, skip, skip.seq, skip.last):
-            self._route(connection, session, skip, skip.seq, skip.last)
+            self._route(connection, session, skip, b"", skip.last)
 
     def probe(self, connection: "Connection", probe: Probe) -> None:
-        """Hand a probe on. One that cannot be is answered by `wait` for the number after it."""
+        """Hand a probe on. One that cannot be is answered by what the mailbox knows, or by `wait` for the
+        number after it."""
         session = connection.session
         assert session is not None
         if not self._admissible(connection, probe, probe.base, probe.base):
             return
         flow = self._flow(session, probe.to)
-        target = self._open(session, flow) if flow is not None else None
-        if flow is not None and target is not None and not target.full:
-            self._stamp(probe, session)
-            target.send(encode(probe))
-            return
         if flow is not None and self._may(session, flow.party):
+            if self._mailboxes.keeps(probe.to):
+                self._mailboxes.probe(connection, session, flow, probe)
+                return
+            target = flow.party.connection
+            if target is not None and not target.full:
+                self._stamp(probe, session)
+                target.send(encode(probe))
+                return
             flow.party.waiters[session] = flow
         connection.tell(
             Wait(
@@ -140,9 +141,18 @@ class Links:
             connection.forged(ack)
             return
         self._counts.ack_in += 1
+        if ack.lane not in limits.LANES:
+            return
+        if session.delivery is not None:
+            session.delivery.acknowledged(ack.to, ack.user, ack.lane, ack.run, ack)
+        if ack.user:
+            self._ack_for_user(session, ack)
+            return
         flow = session.flows.get(ack.to) or self._flow(session, ack.to)
         if flow is None:
             return
+        if not ack.lost:
+            flow.acknowledge(ack.lane, ack.run, ack.seq)
         receiver = flow.party.session
         if receiver is None or receiver.connection is None:
             return
@@ -153,6 +163,18 @@ class Links:
         self._stamp(ack, session)
         receiver.connection.send(encode(ack))
         self._counts.ack_out += 1
+
+    def _ack_for_user(self, session: Session, ack: Ack) -> None:
+        """A client has finished with what was sent to its user: to the sender, the user has."""
+        party = self._parties.get(ack.to)
+        sender = party.session if party is not None else None
+        user, ack.user = ack.user, ""
+        if user != f"@{session.user}" or sender is None or sender.connection is None:
+            return
+        if user in sender.flows:
+            ack.sender, ack.to = user, ""
+            sender.connection.send(encode(ack))
+            self._counts.ack_out += 1
 
     def signal(self, connection: "Connection", signal: Signal) -> None:
         """Relay a signal, at most once, on an allowed link only."""
@@ -168,7 +190,7 @@ class Links:
         self._stamp(signal, session)
         signal.generation, signal.run = session.generation, session.run
         line = encode(signal)
-        if len(line) <= self._max_message:
+        if len(line) <= self.max_message:
             target.send(line)
             self._counts.signal_out += 1
 
@@ -183,7 +205,7 @@ class Links:
         self._stamp(message, session)
         message.channel = ""
         payload = encode_binary(message) if message.binary else encode(message)
-        if len(payload) <= self._max_message:
+        if len(payload) <= self.max_message:
             (target.send_binary if message.binary else target.send)(payload)
             self._counts.ephemeral_out += 1
 
@@ -199,15 +221,15 @@ class Links:
         message.to = ""
         if type(message) is LinkMessage and message.binary:
             payload = encode_binary(message)
-            if len(payload) <= self._max_message:
+            if len(payload) <= self.max_message:
                 target.send_binary(payload)
         else:
             payload = encode(message)
-            if len(payload) <= self._max_message:
+            if len(payload) <= self.max_message:
                 target.send(payload)
-        if len(payload) > self._max_message:  # only its sender's name was too much
+        if len(payload) > self.max_message:  # only its sender's name was too much
             message.to = to
-            self._refuse(
+            self.refuse(
                 connection, message, message.seq, ErrorCode.TOO_LARGE, "too large with its sender's name"
             )
             return
@@ -224,22 +246,24 @@ class Links:
         if message.sender:
             connection.forged(message)
         elif message.lane not in limits.LANES:
-            self._refuse(connection, message, seq, ErrorCode.MALFORMED, "no such lane")
+            self.refuse(connection, message, seq, ErrorCode.MALFORMED, "no such lane")
         elif message.run != session.run:
-            self._refuse(connection, message, seq, ErrorCode.FORBIDDEN, "not the run of this session")
+            self.refuse(connection, message, seq, ErrorCode.FORBIDDEN, "not the run of this session")
         elif seq < message.base:
-            self._refuse(connection, message, seq, ErrorCode.MALFORMED, "a number below its own base")
-        elif last - message.base >= self._window:
-            self._refuse(connection, message, seq, ErrorCode.CREDIT, f"the window is {self._window} numbers")
-        elif message.to[:1] == "@" or (message.to[:1] == "$" and message.to != SERVER):
-            self._refuse(connection, message, seq, ErrorCode.FORBIDDEN, "not the name of a client")
+            self.refuse(connection, message, seq, ErrorCode.MALFORMED, "a number below its own base")
+        elif last - message.base >= self._window and not self._mailboxes.keeps(message.to):
+            self.refuse(connection, message, seq, ErrorCode.CREDIT, f"the window is {self._window} numbers")
+        elif not (is_client_id(message.to) or message.to == SERVER or is_user(message.to)) and is_id(
+            message.to, limits.MAX_CLIENT_ID
+        ):
+            self.refuse(connection, message, seq, ErrorCode.FORBIDDEN, "not the name of a client or user")
         elif not is_id(message.to, limits.MAX_CLIENT_ID):
-            self._refuse(connection, message, seq, ErrorCode.MALFORMED, "`to` is no client id")
+            self.refuse(connection, message, seq, ErrorCode.MALFORMED, "`to` is no client id")
         else:
             return True
         return False
 
-    def _refuse(
+    def refuse(
         self,
         connection: "Connection",
         message: LinkMessage | Skip | Probe,
@@ -252,44 +276,60 @@ class Links:
         )
 
     def _route(
-        self, connection: "Connection", session: Session, message: LinkMessage | Skip, seq: int, last: int
+        self,
+        connection: "Connection",
+        session: Session,
+        message: LinkMessage | Skip,
+        line: bytes,
+        last: int,
     ) -> None:
-        """Find the way of a message that has none, or is not the next on it."""
+        """Find the way of a number (of a skip: up to `last`) that has none, or is not the next on it."""
+        seq, lane = message.seq, message.lane
         flow = self._flow(session, message.to)
-        target: Connection | None = None
-        if flow is not None:
-            refused = flow.refused.get(message.lane, seq)
-            if seq > refused >= message.base:
-                self._answer_wait(connection, message, seq, last)
+        if flow is None:
+            self._answer_wait(connection, message, seq, last)
+            return
+        if type(message) is LinkMessage and message.ack:
+            flow.acknowledge(lane, message.ack_run, message.ack)
+            if session.delivery is not None:
+                session.delivery.acknowledged(message.to, "", lane, message.ack_run, message.ack)
+        refused = flow.refused.get(lane, seq)
+        if seq > refused >= message.base:
+            self._answer_wait(connection, message, seq, last)
+            return
+        flow.refused.pop(lane, None)
+        allowed = self._may(session, flow.party)
+        settled = settled_of(session, flow, lane)
+        if last <= settled:  # its receiver said so, and the sender has not heard it
+            self._mailboxes.acknowledge_for(connection, session, flow, lane, settled)
+            return
+        if allowed:
+            kept = self._mailboxes.keeps(message.to)
+            if not (kept and (message.store or last - message.base >= self._window)):
+                if kept and self._must_check(session, flow, lane):
+                    self._mailboxes.check(connection, session, flow, message, last)
+                    return
+                target = self._open(session, flow, lane, seq)
+                if target is not None and not target.full:
+                    self._forward(connection, message, target)
+                    return
+            if kept:
+                self._mailboxes.store(connection, session, flow, message, line, last)
                 return
-            flow.refused.pop(message.lane, None)
-            target = self._open(session, flow)
-            if target is not None and not target.full:
-                self._forward(connection, message, target)
-                return
-            flow.refused[message.lane] = seq
-            flow.target = None
-            if self._may(session, flow.party):
-                flow.party.waiters[session] = flow
+        flow.refused[lane] = seq
+        flow.target = None
+        if allowed:
+            flow.party.waiters[session] = flow
         self._answer_wait(connection, message, seq, last)
 
     def _answer_wait(
         self, connection: "Connection", message: LinkMessage | Skip, seq: int, last: int
     ) -> None:
         self._counts.waits += 1
+        last = last if type(message) is Skip else 0
         connection.tell(Wait(to=message.to, run=message.run, seq=seq, last=last, lane=message.lane))
 
     # --- ways --------------------------------------------------------------------------------
-
-    def _party(self, name: str) -> Party:
-        party = self._parties.get(name)
-        if party is None:
-            party = self._parties[name] = Party(name)
-        return party
-
-    def _tidy(self, party: Party) -> None:
-        if party.session is None and not party.flows and not party.watchers:
-            self._parties.pop(party.name, None)
 
     def _flow(self, session: Session, to: str) -> Flow | None:
         """The way to a name; None when there is no room for another, or it is no name."""
@@ -303,32 +343,54 @@ class Links:
             if idle is None:
                 return None
             self._drop_flow(session, idle)
-        party = self._party(to)
+        party = self._parties.make(to)
         flow = session.flows[to] = party.flows[session] = Flow(party)
         self.count += 1
         return flow
 
     def _drop_flow(self, session: Session, to: str) -> None:
-        party = session.flows.pop(to).party
+        flow = session.flows.pop(to)
+        party = flow.party
+        if flow.ack_run and party.session is not None:  # what it has acknowledged may be needed yet
+            back = party.session.flows.get(session.client_id)
+            if back is not None:
+                for lane in limits.LANES:
+                    settled = settled_of(party.session, back, lane, flow)
+                    if settled:
+                        back.cursors[lane] = settled
         party.flows.pop(session, None)
         party.waiters.pop(session, None)
         self.count -= 1
-        self._tidy(party)
+        self._parties.tidy(party)
 
-    def _open(self, session: Session, flow: Flow) -> "Connection | None":
-        """The connection messages of this flow may go to now; remembered if nothing is refused."""
-        target = flow.party.connection
-        if target is None or not self._may(session, flow.party):
+    def _open(self, session: Session, flow: Flow, lane: str, seq: int) -> "Connection | None":
+        """The connection this number may go to now; remembered if nothing else is in the way."""
+        receiver = flow.party.session
+        target = receiver.connection if receiver is not None else None
+        if receiver is None or target is None:
             return None
-        if not flow.refused:
+        if receiver.delivery is not None and self._mailboxes.durable:
+            stream = Stream(flow.party.name, session.client_id, lane, session.run)
+            if not receiver.delivery.clear(stream):
+                return None  # what is in the mailbox comes first
+        flow.storing.discard(lane)
+        if not flow.refused and not flow.storing:
             flow.target = target
+        if flow.opened is not target:
+            flow.opened, flow.first = target, {}
+        flow.first[lane] = min(flow.first.get(lane, seq), seq)
         return target
 
+    def _must_check(self, session: Session, flow: Flow, lane: str) -> bool:
+        """Whether the receiver's process is younger than what it is sent, so that an earlier one may have
+        finished with it, and the mailbox was not asked yet."""
+        receiver = flow.party.session
+        if receiver is None or receiver.connection is None or flow.party.name == SERVER:
+            return False
+        return receiver.run > session.run and flow.checked.get(lane) != receiver.run
+
     def _may(self, session: Session, party: Party) -> bool:
-        if session.client_id == SERVER or party.name == SERVER:
-            return True
-        receiver = party.session.identity if party.session is not None else None
-        return self._consent.may_link(session.identity, session.client_id, receiver, party.name)
+        return may_link(self._consent, session, party)
 
     def _allowed(self, sender: Session, receiver: Session) -> bool:
         assert receiver.party is not None
@@ -341,97 +403,46 @@ class Links:
             return None
         return party.connection if not party.connection.full else None
 
-    # --- who is there ------------------------------------------------------------------------
-
-    def watch(self, connection: "Connection", watch: Watch) -> None:
-        """Take the full set of watched peers, and tell the state of each."""
-        if self._set_watching(connection, watch.clients, watch.id):
-            connection.tell(Watching(id=watch.id))
-            self.tell_states(connection)
-
-    def watch_only(self, connection: "Connection", names: list[str]) -> None:
-        """Take the set a hello brought."""
-        if self._set_watching(connection, names, 0):
-            self.tell_states(connection)
-
-    def _set_watching(self, connection: "Connection", names: list[str], command: int) -> bool:
-        session = connection.session
-        assert session is not None
-        wanted = dict.fromkeys(names)
-        if len(wanted) > self._max_watched:
-            connection.error(ErrorCode.LIMIT, f"at most {self._max_watched} watched peers", id=command)
-            return False
-        if not all(is_id(name, limits.MAX_CLIENT_ID) for name in wanted):
-            connection.error(ErrorCode.MALFORMED, "not the name of a client", id=command)
-            return False
-        for name in [name for name in session.watching if name not in wanted]:
-            self._unwatch(session, name)
-        for name in wanted:
-            party = session.watching[name] = self._party(name)
-            party.watchers[session] = None
-        return True
-
-    def _unwatch(self, session: Session, name: str) -> None:
-        party = session.watching.pop(name)
-        party.watchers.pop(session, None)
-        self._tidy(party)
-
-    def tell_states(self, connection: "Connection") -> None:
-        """Tell the state of every watched peer."""
-        session = connection.session
-        assert session is not None
-        for party in session.watching.values():
-            connection.tell(self._state(session, party))
-
-    def _state(self, observer: Session, party: Party) -> Peer:
-        """What this observer may know of a party."""
-        session = party.session
-        if session is None or not self._may(observer, party):
-            return Peer(client_id=party.name, state=PeerState.AWAY)
-        if session.connection is None:
-            return Peer(client_id=party.name, state=PeerState.RECONNECTING)
-        return Peer(
-            client_id=party.name,
-            state=PeerState.HERE,
-            run=session.run,
-            generation=session.generation,
-            attachment=session.attachment,
-        )
+    # --- who comes and goes ------------------------------------------------------------------
 
     def arrived(self, session: Session) -> None:
         """A connection carries the session from now on: rights and ways are found anew."""
-        party = session.party = self._party(session.client_id)
+        party = session.party = self._parties.make(session.client_id)
         party.session = session
         self._forget_ways(session)
         self._close_ways(party)
-        self._announce(party, party.watchers)
+        if session.client_id != SERVER:
+            self._mailboxes.arrived(session)
+        self._watchers.announce(party)
         self.drained(party)
 
     def detached(self, session: Session) -> None:
         """The session has lost its connection."""
         party = session.party
+        self._mailboxes.left(session)
         if party is None or party.session is not session:
             return
         self._close_ways(party)
-        self._announce(party, party.watchers | dict.fromkeys(party.waiters))
+        self._watchers.announce(party, waiters=True)
 
     def ended(self, session: Session) -> None:
         """The session is over: nothing of it stays."""
+        self._mailboxes.left(session)
+        self._mailboxes.remember(session)
         for name in list(session.flows):
             self._drop_flow(session, name)
-        for name in list(session.watching):
-            self._unwatch(session, name)
+        self._watchers.ended(session)
         party, session.party = session.party, None
         if party is None or party.session is not session:
             return
         party.session = None
         self._close_ways(party)
-        self._announce(party, party.watchers | dict.fromkeys(party.waiters))
+        self._watchers.announce(party, waiters=True)
         for sender, flow in list(party.flows.items()):
             flow.reply = None
-            if not flow.refused and sender not in party.waiters:
+            if not flow.refused and not flow.cursors and sender not in party.waiters:
                 self._drop_flow(sender, party.name)
-        self._tidy(party)
+        self._parties.tidy(party)
 
     def rights_changed(self, session: Session) -> None:
         """The session's identity is another one: ways, and what watchers may know, are found anew."""
@@ -446,39 +457,31 @@ class Links:
                 flow.party.waiters[session] = flow
                 self.drained(flow.party)
         if session.connection is not None:
-            self.tell_states(session.connection)
+            self._watchers.tell_states(session.connection)
 
     def drained(self, party: Party) -> None:
-        """The party can take messages (again): wake those who wait, a few at a time."""
-        if party.waiters:
-            self._node.work.start(self._wake(party), WAKE_SLICE)
-
-    def _wake(self, party: Party) -> Iterator[None]:
-        while party.waiters:
-            target = party.connection
-            if target is None or target.full:
-                return  # the rest hear of it when that changes
-            sender = next(iter(party.waiters))
-            flow = party.waiters.pop(sender)
-            if sender.connection is not None and self._may(sender, party):
-                sender.connection.tell(self._state(sender, flow.party))
-            yield
-
-    def _announce(self, party: Party, observers: dict[Session, None]) -> None:
-        if observers:
-            self._node.work.start(self._tell(party, list(observers)))
-
-    def _tell(self, party: Party, observers: list[Session]) -> Iterator[None]:
-        for observer in observers:
-            if observer.connection is not None and (observer in party.watchers or observer in party.waiters):
-                observer.connection.tell(self._state(observer, party))
-            yield
+        """The party can take messages (again)."""
+        if party.session is not None and party.session.delivery is not None:
+            party.session.delivery.run()
+        self._watchers.wake(party)
 
     def _close_ways(self, party: Party) -> None:
         for flow in party.flows.values():
             flow.target = flow.reply = None
 
     def _forget_ways(self, session: Session) -> None:
-        """After a hello a sender begins again from its lowest number: what was refused is forgotten."""
-        for name in list(session.flows):
-            self._drop_flow(session, name)
+        """After a hello a sender begins again from its lowest number: what was refused is forgotten. What its
+        receivers have acknowledged is not: it may not have heard."""
+        for name, flow in list(session.flows.items()):
+            for lane in limits.LANES:
+                settled = settled_of(session, flow, lane)
+                if settled:
+                    flow.cursors[lane] = settled
+            if not flow.cursors:
+                self._drop_flow(session, name)
+                continue
+            flow.party.waiters.pop(session, None)
+            flow.target = flow.reply = flow.opened = None
+            for table in (flow.refused, flow.first, flow.asked, flow.checked):
+                table.clear()
+            flow.storing.clear()

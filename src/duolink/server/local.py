@@ -12,8 +12,8 @@ from duolink.protocol.codec import SERVER
 from duolink.protocol.messages import LinkMessage, Message
 from duolink.server.auth import EVERYTHING, Identity
 from duolink.server.connection import Connection
-from duolink.server.links import SERVER as NAME
 from duolink.server.nowire import GONE
+from duolink.server.policy import SERVER as NAME
 from duolink.server.registry import Session
 from duolink.server.stages import HANDLERS, Stage
 

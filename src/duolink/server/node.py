@@ -28,12 +28,15 @@ from duolink.server.history import Histories
 from duolink.server.hooks import Action, Hooks
 from duolink.server.links import Links
 from duolink.server.local import LocalConnection
+from duolink.server.mailbox import Mailboxes
 from duolink.server.metrics import Counts, Gauges
+from duolink.server.party import Parties
 from duolink.server.policy import Consent
 from duolink.server.ratelimit import Throttle, make_throttle
 from duolink.server.registry import Session, Sessions
 from duolink.server.settings import Config
 from duolink.server.timers import Clock, Timers, Work
+from duolink.server.watchers import Watchers
 from duolink.server.wire import Wire
 
 TICK: Final = 1.0
@@ -92,7 +95,10 @@ class Node:
         """Connections with something to flush."""
         self.dirty_channels: list[Channel] = []
         """Channels with publications to fan out."""
-        self._defer = defer
+        self.defer = defer
+        """Calls its argument at the end of the loop turn."""
+        self._engines = engines
+        self._problem = ""
         self._waking = False
         self._tick_running = False
         self._tick = min(TICK, heartbeat.timeout_s / 4)
@@ -100,7 +106,11 @@ class Node:
         self.timers = Timers()
         self.work = Work(defer)
         self.sessions = Sessions(self.timers, config.session.resume_window_s, self._session_ended)
-        self.links = Links(self, consent, config.links.window, config.limits.watched_per_client)
+        self.parties = Parties()
+        window = config.links.window
+        self.watchers = Watchers(self, self.parties, consent, config.limits.watched_per_client)
+        self.mailboxes = Mailboxes(self, self.parties, engines.mailbox, engines.durable, window)
+        self.links = Links(self, self.parties, consent, self.watchers, self.mailboxes, window)
         if self.hooks.message is not None:
             self.links.on_message = self._message_hook
         self.channels = Channels(self, engines.log)
@@ -151,7 +161,7 @@ class Node:
         """Something is to be sent outside a read: flush at the end of the turn."""
         if not self._waking and not self.batching:
             self._waking = True
-            self._defer(self._woken)
+            self.defer(self._woken)
 
     def drain(self, spread_ms: int) -> None:
         """Send everyone away for a restart, in slices: `goodbye` with the spread, close 1012. New hellos are
@@ -248,9 +258,20 @@ class Node:
         self.flush()
 
     def _ticked(self, now: float) -> None:
+        self._look_at_storage()
         self._tick_running = bool(self._connections)
         if self._tick_running:
             self.timers.at(now + self._tick, self._ticked)
+
+    def _look_at_storage(self) -> None:
+        """Notice that the engine cannot store, or can again."""
+        problem = self._engines.problem()
+        if problem and not self._problem:
+            self.log.warning("storage", "nothing can be stored", self.now, problem=problem)
+        elif self._problem and not problem:
+            self.log.warning("storage", "the storage is well again", self.now)
+            self.mailboxes.call_back()
+        self._problem = problem
 
     def _drain(self, spread_ms: int) -> Iterator[None]:
         for connection in list(self._connections):

@@ -1,5 +1,6 @@
 """A client as links see it, and one sender's way to it."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from duolink.server.registry import Session
@@ -31,13 +32,89 @@ class Party:
 class Flow:
     """One sender's way to one party."""
 
-    __slots__ = ("party", "refused", "reply", "target")
+    __slots__ = (
+        "ack_bulk",
+        "ack_messages",
+        "ack_run",
+        "asked",
+        "checked",
+        "cursors",
+        "first",
+        "opened",
+        "party",
+        "refused",
+        "reply",
+        "storing",
+        "target",
+    )
 
     def __init__(self, party: Party) -> None:
         self.party = party
         self.target: Connection | None = None
         """Where messages go without another question; None: ask."""
+        self.opened: Connection | None = None
+        """The connection that messages were last handed to …"""
+        self.first: dict[str, int] = {}
+        """… and lane → the number from which on they were."""
         self.refused: dict[str, int] = {}
         """Lane → the lowest number that was answered with `wait` and has not come again."""
+        self.storing: set[str] = set()
+        """Lanes whose numbers go to the mailbox though the receiver is here: it has to catch up first."""
+        self.asked: dict[str, tuple[int, float]] = {}
+        """Lane → the hole that the sender was asked to fill, and when."""
+        self.checked: dict[str, int] = {}
+        """Lane → the receiver's run for which the mailbox was asked what an earlier one had finished with."""
+        self.cursors: dict[str, int] = {}
+        """Lane → what the receiver had finished with when its last session ended."""
         self.reply: Session | None = None
         """The session to which acknowledgements may go, because it may send here."""
+        self.ack_run = 0
+        """What this flow's sender has acknowledged of the other way: the run, …"""
+        self.ack_messages = self.ack_bulk = 0
+        """… and how far each lane is finished with."""
+
+    def acknowledged(self, lane: str, run: int) -> int:
+        """How far this flow's sender has acknowledged the other way; 0 for another run."""
+        if run != self.ack_run:
+            return 0
+        return self.ack_messages if lane == "messages" else self.ack_bulk
+
+    def acknowledge(self, lane: str, run: int, seq: int) -> None:
+        """This flow's sender acknowledges the other way."""
+        if run != self.ack_run:
+            self.ack_run, self.ack_messages, self.ack_bulk = run, 0, 0
+        if lane == "messages":
+            self.ack_messages = max(self.ack_messages, seq)
+        else:
+            self.ack_bulk = max(self.ack_bulk, seq)
+
+
+class Parties:
+    """The parties of a node, by name."""
+
+    __slots__ = ("_by_name",)
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Party] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def get(self, name: str) -> Party | None:
+        """The party of that name, if anybody has to do with it."""
+        return self._by_name.get(name)
+
+    def make(self, name: str) -> Party:
+        """The party of that name."""
+        party = self._by_name.get(name)
+        if party is None:
+            party = self._by_name[name] = Party(name)
+        return party
+
+    def tidy(self, party: Party) -> None:
+        """Forget a party that nobody has to do with any more."""
+        if party.session is None and not party.flows and not party.watchers:
+            self._by_name.pop(party.name, None)

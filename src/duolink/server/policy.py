@@ -4,10 +4,17 @@ A link that is not allowed looks to its sender like one to a client that is away
 learns from a refusal who exists.
 """
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from duolink.server.auth import Identity
 from duolink.server.settings import Config
+
+if TYPE_CHECKING:
+    from duolink.server.party import Party
+    from duolink.server.registry import Session
+
+SERVER: Final = "$server"
+"""The embedding application, as a client."""
 
 
 class Consent(Protocol):
@@ -43,3 +50,12 @@ class TokenConsent:
 def make_consent(config: Config) -> Consent:
     """Return the policy the settings ask for."""
     return OpenConsent() if config.consent == "open" else TokenConsent()
+
+
+def may_link(consent: Consent, sender: "Session", receiver: "Party") -> bool:
+    """Tell whether a session's messages may go to a party. The application itself is always allowed, both
+    ways."""
+    if sender.client_id == SERVER or receiver.name == SERVER:
+        return True
+    identity = receiver.session.identity if receiver.session is not None else None
+    return consent.may_link(sender.identity, sender.client_id, identity, receiver.name)

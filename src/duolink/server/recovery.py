@@ -5,19 +5,24 @@ position is read page by page, one read for all who stand at the same place. Wit
 subscriber is told where its stream begins; when history reaches what is remembered, or the channel's
 newest offset, it is live in the same instant. What cannot be had is a typed gap.
 
+Who wants the shared state and does not get everything it has missed begins with a snapshot, read and encoded
+once for all who can begin there: as long as what is remembered follows it without a hole.
+
 A connection recovers one channel at a time, and is sent no more while it is full: what waits for it is
 bounded however much it missed.
 """
 
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from duolink.engines.base import Failure, Log, Page
-from duolink.protocol.messages import Gap, Position, Subscribed
+from duolink.engines.base import Snapshot as Read
+from duolink.protocol.messages import Gap, Position, Snapshot, Subscribed
+from duolink.server.channel import Line
 
 if TYPE_CHECKING:
-    from duolink.server.channel import Channel, Line, Subscription
+    from duolink.server.channel import Channel, Subscription
     from duolink.server.channels import Channels
     from duolink.server.connection import Connection
 
@@ -37,15 +42,24 @@ PAGE: Final = 50
 """Publications of one read: at most 3 MiB, shared by everybody at the same place."""
 
 
+class State(NamedTuple):
+    """A channel's shared state at an offset, encoded."""
+
+    offset: int
+    lines: "list[Line]"
+
+
 class Recovery:
     """What a channel keeps while anyone recovers in it."""
 
-    __slots__ = ("_channel", "_log", "_reads", "_size", "ahead", "recent", "users")
+    __slots__ = ("_asking", "_channel", "_log", "_reads", "_size", "_state", "ahead", "recent", "users")
 
     def __init__(self, channel: "Channel", log: Log) -> None:
         self._channel = channel
         self._log = log
         self._reads: dict[int, list[tuple[Recoveries, _Course]]] = {}
+        self._asking: list[tuple[Recoveries, _Course]] = []
+        self._state: State | None = None
         self.ahead: list[tuple[Recoveries, _Course]] = []
         """Those whose position the log has reached, and the channel not yet."""
         self.recent: deque[Line] = deque()
@@ -94,11 +108,32 @@ class Recovery:
         for who, course in waiting:
             who.page(course, page, lines)
 
+    def state(self, who: "Recoveries", course: "_Course") -> None:
+        """Give the shared state that was read for another, or read it for all who ask before it comes."""
+        state = self._state
+        if state is not None and (
+            state.offset >= self._channel.offset or self.after(state.offset) is not None
+        ):
+            who.state(course, state)
+            return
+        self._asking.append((who, course))
+        if len(self._asking) == 1:
+            self._log.state(self._channel.name, self._stated)
+
+    def _stated(self, read: Read | Failure) -> None:
+        asking, self._asking = self._asking, []
+        channel, state = self._channel, None
+        if isinstance(read, Read) and read.top.epoch == channel.epoch:
+            lines = [Line(channel.name, entry, state=True) for entry in read.entries]
+            state = self._state = State(read.top.offset, lines)
+        for who, course in asking:
+            who.state(course, state)
+
 
 class _Course:
     """One subscription on its way to being live."""
 
-    __slots__ = ("announced", "lines", "lost", "position", "reached", "subscription")
+    __slots__ = ("announced", "gap", "lines", "lost", "position", "reached", "state", "subscription")
 
     def __init__(self, subscription: "Subscription", position: Position, lost: bool) -> None:
         self.subscription, self.position, self.lost = subscription, position, lost
@@ -106,6 +141,9 @@ class _Course:
         """The newest publication that was sent, or is in `lines`."""
         self.lines: deque[Line] = deque()
         self.announced = False
+        self.gap: Gap | None = None
+        self.state: State | None = None
+        """What it begins with, behind that gap, when the channel is where it was taken."""
 
 
 class Recoveries:
@@ -183,7 +221,13 @@ class Recoveries:
             self.advance(course)
 
     def _jump(self, course: _Course, gap: Gap | None) -> None:
-        """Begin at the channel's newest offset."""
+        """Begin at the channel's newest offset, or with the shared state."""
+        if course.subscription.state:
+            recovery = course.subscription.channel.recovery
+            assert recovery is not None
+            course.gap = gap
+            recovery.state(self, course)
+            return
         course.reached = course.subscription.channel.offset
         self._announce(course, gap)
         self.advance(course)
@@ -213,6 +257,8 @@ class Recoveries:
             return
         channel = course.subscription.channel
         assert channel.recovery is not None
+        if course.state is not None:
+            self._picture(course, course.state)
         while True:
             if not self._send(course, connection):
                 return  # goes on when the connection has drained
@@ -227,6 +273,14 @@ class Recoveries:
             self._announce(course, None)
         self._channels.go_live(course.subscription, connection)
         self._finish()
+
+    def _picture(self, course: _Course, state: State) -> None:
+        course.state = None
+        self._announce(course, course.gap)
+        assert self._connection is not None
+        name, count = course.subscription.channel.name, len(state.lines)
+        self._connection.tell(Snapshot(channel=name, count=count, id=course.subscription.command))
+        course.lines.extend(state.lines)
 
     def _send(self, course: _Course, connection: "Connection") -> bool:
         """Send the lines; return False, with some left, when the connection is full."""
@@ -256,14 +310,16 @@ class Recoveries:
             return
         channel = course.subscription.channel
         if isinstance(page, Failure) or page.top.epoch != channel.epoch:
-            self._channels.fail(course.subscription)
+            self._fail(course)
         elif course.reached > channel.offset:
             self._from_ahead(course, page)
         elif not lines and page.gap is None:
-            self._channels.fail(course.subscription)  # the log lacks what it has appended
+            self._fail(course)  # the log lacks what it has appended
         elif page.gap is not None and course.announced:
             # Retention was faster: its client asks again from where it stands, and hears what is gone.
             self._channels.restart(course.subscription)
+        elif False:
+            self._jump(course, Gap("evicted", course.reached + 1))
         else:
             # The log may be ahead of the channel: what that will still fan out is not taken from here.
             if page.gap is not None:
@@ -273,6 +329,33 @@ class Recoveries:
             if lines:
                 self._take(course, lines)
             self.advance(course)
+
+    def state(self, course: _Course, state: State | None) -> None:
+        """The shared state has come (None: it cannot be had); a stale one is dropped."""
+        if course is not self._current:
+            return
+        channel, gap = course.subscription.channel, course.gap
+        assert channel.recovery is not None
+        if state is None:
+            self._fail(course)
+            return
+        if gap is not None and gap.reason != "epoch":
+            if state.offset < gap.first:  # it was on its way to another before this one came
+                channel.recovery.state(self, course)
+                return
+            course.gap = Gap(gap.reason, gap.first, state.offset)
+        course.state, course.reached = state, state.offset
+        if course.reached > channel.offset:
+            channel.recovery.ahead.append((self, course))
+        else:
+            self.advance(course)
+
+    def _fail(self, course: _Course) -> None:
+        """The engine could not serve it. Who has been told where it begins goes on from there."""
+        if course.announced:
+            self._channels.restart(course.subscription)
+        else:
+            self._channels.fail(course.subscription)
 
     def _from_ahead(self, course: _Course, page: Page) -> None:
         channel = course.subscription.channel

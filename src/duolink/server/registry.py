@@ -20,6 +20,7 @@ from duolink.server.timers import Timer, Timers
 if TYPE_CHECKING:
     from duolink.server.channel import Subscription
     from duolink.server.connection import Connection
+    from duolink.server.delivery import Delivery
     from duolink.server.party import Flow, Party
 
 
@@ -63,15 +64,18 @@ class Session:
         "attachment",
         "client_id",
         "connection",
+        "delivery",
         "flows",
         "generation",
         "id",
         "identity",
+        "left",
         "party",
         "run",
         "state",
         "subscriptions",
         "suffix",
+        "user",
         "watching",
         "window",
     )
@@ -88,6 +92,12 @@ class Session:
         self.state = State.DETACHED
         self.connection: Connection | None = None
         self.window: Timer | None = None
+        self.user = ""
+        """Whose client it is."""
+        self.delivery: Delivery | None = None
+        """What its mailbox has for it and has not handed over yet; None: nothing."""
+        self.left = False
+        """Whether its process is gone for good, and does not merely seem to be."""
         self.party: Party | None = None
         self.flows: dict[str, Flow] = {}
         self.watching: dict[str, Party] = {}
@@ -167,6 +177,7 @@ class Sessions:
         if after is State.DETACHED:
             session.window = self._timers.at(now + self._window, _Expiry(self, session))
         elif after is State.ENDED:
+            session.left = cause is not Cause.EXPIRED
             if self._by_client.get(session.client_id) is session:
                 del self._by_client[session.client_id]
             self._ended(session)

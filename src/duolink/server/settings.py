@@ -188,6 +188,60 @@ class Links(Section, frozen=True, kw_only=True):
     window_bytes: Annotated[int, size("Bytes of unsettled messages per link.", ge=1024)] = limits.WINDOW_BYTES
 
 
+class Storage(Section, frozen=True, kw_only=True):
+    """Where mailboxes, history, shared state and the registry of clients live."""
+
+    database: (
+        Annotated[
+            str,
+            about(
+                "File of the database (SQLite; two more files stand beside it while it is open). Not set: "
+                "everything is in memory and ends with the process. `duolink serve` sets `duolink.db`.",
+                min_length=1,
+            ),
+        ]
+        | None
+    ) = None
+
+
+class Mailboxes(Section, frozen=True, kw_only=True):
+    """Messages kept for clients that are away. They need a database."""
+
+    create: (
+        Annotated[
+            Literal["open", "known"],
+            about(
+                "Who has a mailbox: everybody that is written to (`open`), or clients and users that have "
+                "registered once (`known`). Automatic: `open` in development, else `known`."
+            ),
+        ]
+        | None
+    ) = None
+    mailboxes: Annotated[int, count("Mailboxes with messages at once, where `create` is `open`.", ge=1)] = (
+        10_000
+    )
+    retention_s: Annotated[
+        float, seconds("Time a message is kept, if its sender does not say less.", ge=1)
+    ] = 7 * 86_400.0
+    messages: Annotated[int, count("Messages of one mailbox.", ge=1)] = 100_000
+    bytes: Annotated[int, size("Bytes of one mailbox.", ge=65_536)] = 256 << 20
+    pair_messages: Annotated[int, count("Messages from one sender in one mailbox.", ge=1)] = 20_000
+    pair_bytes: Annotated[int, size("Bytes from one sender in one mailbox.", ge=65_536)] = 64 << 20
+    sender_messages: Annotated[int, count("Messages of one sender in all mailboxes.", ge=1)] = 200_000
+    sender_bytes: Annotated[int, size("Bytes of one sender in all mailboxes.", ge=65_536)] = 512 << 20
+    poison_after: Annotated[
+        int,
+        count(
+            "Processes of a client, begun a minute or more apart, that may take the same message and end "
+            "without finishing with it before it is given up as `poison`; 0: any number.",
+            le=1000,
+        ),
+    ] = 10
+    forget_s: Annotated[
+        float, seconds("Time after which a client that was not here is forgotten, mailbox and all.", ge=3600)
+    ] = 90 * 86_400.0
+
+
 class ChannelSettings(Section, frozen=True, kw_only=True):
     """One kind of channel, under its pattern: `[channels."chat:*"]`. An exact name wins over a pattern,
     a longer pattern over a shorter; keys that are not named have the defaults below."""
@@ -195,6 +249,19 @@ class ChannelSettings(Section, frozen=True, kw_only=True):
     history_count: Annotated[int, count("Messages kept for recovery; 0: none.", le=1_000_000)] = 1000
     history_age_s: Annotated[float, seconds("Age up to which messages are kept.")] = 3600.0
     history_bytes: Annotated[int, size("Bytes of messages kept.")] = 16 << 20
+    durable: Annotated[
+        bool,
+        about(
+            "Whether history and shared state outlive the process. A publication then reaches subscribers "
+            "when it is on disk. Without a database, nothing does."
+        ),
+    ] = True
+    state_keys: Annotated[int, count("Names in the shared state; 0: no shared state.", le=100_000)] = (
+        limits.MAX_STATE_KEYS
+    )
+    state_bytes: Annotated[int, size("Bytes of their names and values together.", le=64 << 20)] = (
+        limits.MAX_STATE_BYTES
+    )
     presence: Annotated[bool, about("Whether subscribers may see who else is here.")] = True
     max_subscribers: Annotated[int, count("Subscribers at once; 0: no limit.")] = 0
 
@@ -342,6 +409,8 @@ class Config(Section, frozen=True, kw_only=True):
     heartbeat: Heartbeat = Heartbeat()
     session: Session = Session()
     links: Links = Links()
+    storage: Storage = Storage()
+    mailboxes: Mailboxes = Mailboxes()
     channels: dict[str, ChannelSettings] = {}
     auth: Auth = Auth()
     rates: Rates = Rates()
@@ -371,6 +440,11 @@ class Config(Section, frozen=True, kw_only=True):
     def consent(self) -> Literal["open", "token"]:
         """The consent policy in force."""
         return self.links.consent or ("open" if self.development else "token")
+
+    @property
+    def mailboxes_for(self) -> Literal["open", "known"]:
+        """Who has a mailbox."""
+        return self.mailboxes.create or ("open" if self.development else "known")
 
     @property
     def max_connections_per_address(self) -> int:

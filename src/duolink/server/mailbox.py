@@ -1,0 +1,408 @@
+"""Store and forward for links: what goes to mailboxes, and what their engine answers.
+
+A number is stored when its receiver is away, has too much already, or has not acknowledged it in time (its
+sender asks then), and everything that is sent to a user. The node keeps no message itself: between the
+request and the commit it holds the row, so that a receiver who comes meanwhile gets it from memory. Every
+copy is answered: by `stored`, by an error when the mailbox is full, or by `wait`.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from duolink.engines.base import Failure, Mailbox, Row, Standing, StoreResult, Stream, Verdict
+from duolink.protocol import codec, limits
+from duolink.protocol.codec import encode, encode_binary
+from duolink.protocol.codes import ErrorCode
+from duolink.protocol.messages import Ack, LinkMessage, Probe, Skip, Stored, Wait
+from duolink.server.delivery import Delivery
+from duolink.server.party import Flow, Parties
+from duolink.server.policy import SERVER
+from duolink.server.registry import Session
+
+if TYPE_CHECKING:
+    from duolink.server.connection import Connection
+    from duolink.server.node import Node
+
+MAX_UNDER_WAY: Final = 2048
+"""Rows of one connection that wait for the disk: eight full windows. What is more is told to wait."""
+
+ASK_AGAIN: Final = 1.0
+"""Seconds before a sender is asked a second time to fill the same hole."""
+
+
+class Mailboxes:
+    """The mailboxes of a node's clients."""
+
+    def __init__(self, node: "Node", parties: Parties, engine: Mailbox, durable: bool, window: int) -> None:
+        self.node = node
+        self.engine = engine
+        self.durable = durable
+        self.window = window
+        self._parties = parties
+        self._counts = node.counts
+        self._under_way: dict[Stream, deque[Row]] = {}
+        self._users: dict[str, dict[Session, None]] = {}  # @user → their clients that are here
+        self._stored: dict[tuple[Session, Stream], int] = {}  # answers of this turn
+        self._holes: dict[tuple[Session, Stream], Standing] = {}
+        self._telling = False
+        self._turned_away: dict[tuple[Session, Stream], None] = {}  # told to wait, for want of a disk or room
+
+    def keeps(self, name: str) -> bool:
+        """Whether messages for this name are stored, if need be."""
+        return (self.durable or name[:1] == "@") and name != SERVER
+
+    # --- storing -----------------------------------------------------------------------------
+
+    def store(
+        self,
+        connection: "Connection",
+        session: Session,
+        flow: Flow,
+        message: LinkMessage | Skip,
+        line: bytes,
+        last: int,
+    ) -> None:
+        """Store a number (of a skip: up to `last`), and answer when that is done."""
+        stream = Stream(flow.party.name, session.client_id, message.lane, session.run)
+        seq = message.seq
+        if connection.storing >= MAX_UNDER_WAY:
+            self._turn_away(connection, session, flow, stream, seq, last, "")
+            return
+        target = flow.party.connection
+        handed = target is not None and flow.opened is target and seq >= flow.first.get(message.lane, seq + 1)
+        if target is not None and not (handed and message.store):
+            flow.storing.add(message.lane)
+            flow.target = None
+        row = self._row(session, flow, message, line, last)
+        if len(row.body) > self.node.links.max_message:
+            self.node.links.refuse(
+                connection, message, seq, ErrorCode.TOO_LARGE, "too large with its sender's name"
+            )
+            return
+        self._under_way.setdefault(stream, deque()).append(row)
+        connection.storing += 1
+        base = max(message.base, settled_of(session, flow, message.lane) + 1)
+        handed_to = target if handed else None
+        done = partial(self._done, connection, session, stream, row, base, handed_to)
+        self.engine.store(stream, row, base, done)
+
+    def _row(self, session: Session, flow: Flow, message: LinkMessage | Skip, line: bytes, last: int) -> Row:
+        if type(message) is Skip:
+            return Row(message.seq, last, reason=message.reason or "refused")
+        assert type(message) is LinkMessage
+        user = flow.party.name if flow.party.name[0] == "@" else ""
+        expires = self.node.clock.wall_ms() + message.ttl if message.ttl else 0
+        if not message.binary and line[-1:] == b"}" and len(line) < self.node.links.safe_length and not user:
+            body = line[:-1] + session.suffix
+        else:
+            message.sender, message.user = session.client_id, user
+            to, message.to = message.to, ""
+            message.store, message.ttl, message.collapse, collapse = False, 0, "", message.collapse
+            body = encode_binary(message) if message.binary else encode(message)
+            message.to, message.collapse, message.sender = to, collapse, ""
+        return Row(message.seq, last, body, message.binary, "", expires, message.collapse)
+
+    def _done(
+        self,
+        connection: "Connection",
+        session: Session,
+        stream: Stream,
+        row: Row,
+        base: int,
+        handed_to: "Connection | None",
+        result: StoreResult | Failure,
+    ) -> None:
+        rows = self._under_way[stream]
+        rows.remove(row)
+        if not rows:
+            del self._under_way[stream]
+        connection.storing -= 1
+        flow = session.flows.get(stream.receiver)
+        if isinstance(result, Failure):
+            self._turn_away(connection, session, flow, stream, row.seq, row.last, ErrorCode.UNAVAILABLE)
+        elif result.verdict is Verdict.KEPT:
+            self._counts.stored += 1
+            for delivery in self._deliveries(stream.receiver):
+                delivery.kept(stream, row, base, delivery.connection is handed_to)
+            key = session, stream
+            self._stored[key] = max(self._stored.get(key, 0), result.standing.stored)
+            self._tell_later()
+        elif result.verdict is Verdict.FULL:
+            if connection.session is session:
+                connection.error(
+                    ErrorCode.MAILBOX_FULL,
+                    "the mailbox has no room",
+                    to=stream.receiver,
+                    lane=stream.lane,
+                    run=stream.run,
+                    seq=row.seq,
+                )
+        elif result.verdict is Verdict.HOLE:
+            self._wait(connection, session, stream, row.seq, row.last)
+            self._holes[session, stream] = result.standing
+            self._tell_later()
+        else:
+            if flow is not None:
+                self._refuse(flow, session, stream, row.seq)
+            self._wait(connection, session, stream, row.seq, row.last)
+        if self._turned_away and connection.storing < MAX_UNDER_WAY // 2 and not isinstance(result, Failure):
+            self.call_back()
+
+    def _turn_away(
+        self,
+        connection: "Connection",
+        session: Session,
+        flow: Flow | None,
+        stream: Stream,
+        seq: int,
+        last: int,
+        code: str,
+    ) -> None:
+        """It cannot be stored now: its sender keeps it, and is told when it can."""
+        if flow is not None:
+            self._refuse(flow, session, stream, seq, waits=False)
+        self._turned_away[session, stream] = None
+        self._wait(connection, session, stream, seq, last, code)
+
+    def _refuse(self, flow: Flow, session: Session, stream: Stream, seq: int, waits: bool = True) -> None:
+        flow.refused[stream.lane] = min(flow.refused.get(stream.lane, seq), seq)
+        flow.target = None
+        if waits:
+            flow.party.waiters[session] = flow
+
+    def _wait(
+        self,
+        connection: "Connection",
+        session: Session,
+        stream: Stream,
+        seq: int,
+        last: int,
+        code: str = "",
+    ) -> None:
+        self._counts.waits += 1
+        if connection.session is session:
+            last = last if last > seq else 0
+            connection.tell(
+                Wait(to=stream.receiver, run=stream.run, seq=seq, last=last, lane=stream.lane, code=code)
+            )
+
+    def call_back(self) -> None:
+        """There is a disk, or room, again: those who were told to wait begin again where they are."""
+        turned_away, self._turned_away = self._turned_away, {}
+        for session, stream in turned_away:
+            if session.connection is not None and session.run == stream.run:
+                self._acknowledge(session.connection, stream, Standing(), want=True)
+
+    # --- answers -----------------------------------------------------------------------------
+
+    def _tell_later(self) -> None:
+        if not self._telling:
+            self._telling = True
+            self.node.defer(self._tell)
+
+    def _tell(self) -> None:
+        """Say what was stored in this turn: once per stream, for `stored` is cumulative."""
+        self._telling = False
+        stored, self._stored = self._stored, {}
+        holes, self._holes = self._holes, {}
+        if self.durable:
+            for (session, stream), seq in stored.items():
+                if session.connection is not None and session.run == stream.run:
+                    receiver, _, lane, run = stream
+                    session.connection.tell(Stored(to=receiver, run=run, seq=seq, lane=lane))
+        for (session, stream), standing in holes.items():
+            self._ask(session, stream, standing)
+
+    def _ask(self, session: Session, stream: Stream, standing: Standing) -> None:
+        """Ask a sender to send again from the first number that is missing."""
+        flow = session.flows.get(stream.receiver)
+        if flow is None or session.connection is None or session.run != stream.run:
+            return
+        hole, when = flow.asked.get(stream.lane, (-1, 0.0))
+        if hole == standing.stored and self.node.now < when + ASK_AGAIN:
+            return
+        flow.asked[stream.lane] = standing.stored, self.node.now
+        self._acknowledge(session.connection, stream, standing, want=True)
+
+    def _acknowledge(self, connection: "Connection", stream: Stream, standing: Standing, want: bool) -> None:
+        """Acknowledge for a receiver, as its mailbox knows."""
+        received = standing.stored if standing.stored > standing.settled else 0
+        ack = Ack(
+            run=stream.run,
+            seq=standing.settled,
+            sender=stream.receiver,
+            lane=stream.lane,
+            received=received,
+            want=want,
+            lost=list(standing.lost),
+            by=standing.by,
+        )
+        connection.send(encode(ack))
+        self._counts.ack_out += 1
+
+    def acknowledge_for(
+        self, connection: "Connection", session: Session, flow: Flow, lane: str, settled: int
+    ) -> None:
+        """Tell a sender what its receiver has acknowledged while it did not hear."""
+        stream = Stream(flow.party.name, session.client_id, lane, session.run)
+        self._acknowledge(connection, stream, Standing(settled, settled), want=False)
+
+    def probe(self, connection: "Connection", session: Session, flow: Flow, probe: Probe) -> None:
+        """A sender wants to know what became of its numbers: tell what the mailbox knows, and let the
+        receiver tell the rest, if it is here."""
+        stream = Stream(flow.party.name, session.client_id, probe.lane, session.run)
+        settled = max(settled_of(session, flow, probe.lane), probe.base - 1)
+
+        def done(standing: Standing | Failure) -> None:
+            if connection.session is not session:
+                return
+            if isinstance(standing, Failure):
+                standing = Standing(settled, settled)
+            stored = max(standing.stored, settled)
+            known = standing._replace(stored=stored, settled=max(standing.settled, settled))
+            if self.durable and stored >= probe.base:
+                connection.tell(Stored(to=stream.receiver, run=stream.run, seq=stored, lane=stream.lane))
+            target = flow.party.connection
+            if target is None:
+                self._acknowledge(connection, stream, known, want=stored < probe.seq)
+                return
+            if known.settled >= probe.base:
+                self._acknowledge(connection, stream, known, want=False)
+            delivery = flow.party.session.delivery if flow.party.session is not None else None
+            if delivery is not None and not delivery.clear(stream):
+                return  # a probe of this run would have the receiver drop what waits of earlier ones
+            if known.settled < probe.seq and not target.full:
+                probe.sender, probe.to = session.client_id, ""
+                probe.start, probe.lost = known.settled + 1, list(known.lost)
+                target.send(encode(probe))
+
+        self.engine.standing(stream, done)
+
+    def check(
+        self,
+        connection: "Connection",
+        session: Session,
+        flow: Flow,
+        message: LinkMessage | Skip,
+        last: int,
+    ) -> None:
+        """Before a number goes to a process that is younger than it: ask the mailbox what an earlier process
+        had finished with. The sender waits, and is then told from where to go on."""
+        stream = Stream(flow.party.name, session.client_id, message.lane, session.run)
+        receiver = flow.party.session
+        assert receiver is not None
+        self._refuse(flow, session, stream, message.seq, waits=False)
+        self._wait(connection, session, stream, message.seq, last)
+        run, base = receiver.run, message.base
+
+        def done(standing: Standing | Failure) -> None:
+            if isinstance(standing, Failure):
+                self._turned_away[session, stream] = None
+                return
+            flow.checked[stream.lane] = run
+            settled = max(standing.settled, base - 1)
+            if connection.session is session:
+                known = standing._replace(stored=settled, settled=settled)
+                self._acknowledge(connection, stream, known, want=True)
+
+        self.engine.standing(stream, done)
+
+    # --- receivers ---------------------------------------------------------------------------
+
+    def arrived(self, session: Session) -> None:
+        """A connection carries the session: see what there is for it."""
+        self.left(session)
+        connection = session.connection
+        assert connection is not None
+        session.user = session.identity.user_of(session.client_id)
+        self._users.setdefault(f"@{session.user}", {})[session] = None
+        delivery = session.delivery = Delivery(self, session, connection)
+        delivery.open()
+
+    def left(self, session: Session) -> None:
+        """No connection carries it any more."""
+        delivery, session.delivery = session.delivery, None
+        if delivery is not None:
+            delivery.close()
+        clients = self._users.get(f"@{session.user}")
+        if clients is not None and session in clients:
+            del clients[session]
+            if not clients:
+                del self._users[f"@{session.user}"]
+
+    def looked_at(self, delivery: Delivery) -> None:
+        """A delivery may have nothing left to do."""
+        if delivery.idle and delivery.session.delivery is delivery:
+            delivery.session.delivery = None
+
+    def _deliveries(self, receiver: str) -> Iterator[Delivery]:
+        if receiver[0] == "@":
+            sessions: Iterable[Session] = list(self._users.get(receiver, ()))
+        else:
+            party = self._parties.get(receiver)
+            sessions = (party.session,) if party is not None and party.session is not None else ()
+        for session in sessions:
+            if session.connection is None:
+                continue
+            if session.delivery is None:
+                session.delivery = Delivery(self, session, session.connection)
+                session.delivery.listed = True
+            yield session.delivery
+
+    def behind(self, stream: Stream) -> None:
+        """A receiver who is here has to catch up: what comes is stored until it has."""
+        party = self._parties.get(stream.sender)
+        session = party.session if party is not None else None
+        flow = session.flows.get(stream.receiver) if session is not None else None
+        if flow is not None:
+            flow.target = None
+            flow.storing.add(stream.lane)
+
+    def under_way(self, session: Session) -> list[Stream]:
+        """The streams to a client, or to its user, with rows that wait for the disk."""
+        names = (session.client_id, f"@{session.user}")
+        return [stream for stream in self._under_way if stream.receiver in names]
+
+    def is_under_way(self, stream: Stream) -> bool:
+        """Whether a stream has rows that wait for the disk."""
+        return stream in self._under_way
+
+    def first_under_way(self, stream: Stream) -> int:
+        """The first of them."""
+        return self._under_way[stream][0].seq
+
+    def rows_under_way(self, stream: Stream) -> Iterable[Row]:
+        """All of them, in order."""
+        return self._under_way.get(stream, ())
+
+    def handed(self, stream: Stream, row: Row) -> None:
+        """A row was handed to a connection."""
+        self._counts.message_out += 1
+        hook = self.node.links.on_message
+        if hook is not None and not row.reason:
+            decoded = codec.SERVER.binary(row.body) if row.binary else codec.SERVER.text(row.body)
+            if type(decoded[0]) is LinkMessage:
+                self.node.call_hook("message", hook, decoded[0], stream.receiver)
+
+    def remember(self, session: Session) -> None:
+        """A sender's session has expired: what its receivers had acknowledged, and it may not have heard, is
+        needed when it comes back."""
+        if not self.durable or session.left:
+            return
+        for name, flow in session.flows.items():
+            for lane in limits.LANES:
+                settled = settled_of(session, flow, lane)
+                if settled and name != SERVER and name[0] != "@":
+                    stream = Stream(name, session.client_id, lane, session.run)
+                    self.engine.acknowledge(stream, name, settled, (), 0)
+
+
+def settled_of(session: Session, flow: Flow, lane: str, back: Flow | None = None) -> int:
+    """How far a receiver has acknowledged this session's lane, as far as the node has seen. `back`: the
+    receiver's own flow, if it is known."""
+    if back is None and flow.party.session is not None:
+        back = flow.party.session.flows.get(session.client_id)
+    settled = flow.cursors.get(lane, 0)
+    return max(settled, back.acknowledged(lane, session.run)) if back is not None else settled
