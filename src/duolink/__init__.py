@@ -14,13 +14,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from duolink.client.channel import Channel, HistoryPage, Position, Publication, Subscription
+    from duolink.client.channel import Channel, HistoryPage
     from duolink.client.client import Client, connect
     from duolink.client.errors import (
         Busy,
         ClientClosed,
         CommandFailed,
         CommandTimeout,
+        Conflict,
         DuolinkError,
         Forked,
         InvalidData,
@@ -47,18 +48,22 @@ if TYPE_CHECKING:
     from duolink.client.link import Link
     from duolink.client.message import Message, Sent
     from duolink.client.pool import ConnectionPool, PoolClosed, PoolExhausted, PoolTimeout
+    from duolink.client.publication import Position, Publication
+    from duolink.client.state import StateDeleted, StateSet
+    from duolink.client.subscription import Subscription
     from duolink.protocol.codes import CloseCode, LossReason, PeerState
     from duolink.protocol.options import Options
     from duolink.server.embedding import Server
 
 _HOMES = {
-    "duolink.client.channel": ("Channel", "HistoryPage", "Position", "Publication", "Subscription"),
+    "duolink.client.channel": ("Channel", "HistoryPage"),
     "duolink.client.client": ("Client", "connect"),
     "duolink.client.errors": (
         "Busy",
         "ClientClosed",
         "CommandFailed",
         "CommandTimeout",
+        "Conflict",
         "DuolinkError",
         "Forked",
         "InvalidData",
@@ -85,6 +90,9 @@ _HOMES = {
     "duolink.client.link": ("Link",),
     "duolink.client.message": ("Message", "Sent"),
     "duolink.client.pool": ("ConnectionPool", "PoolClosed", "PoolExhausted", "PoolTimeout"),
+    "duolink.client.publication": ("Position", "Publication"),
+    "duolink.client.state": ("StateDeleted", "StateSet"),
+    "duolink.client.subscription": ("Subscription",),
     "duolink.protocol.codes": ("CloseCode", "LossReason", "PeerState"),
     "duolink.protocol.options": ("Options",),
     "duolink.server.embedding": ("Server",),
@@ -100,6 +108,7 @@ __all__ = [
     "CloseCode",
     "CommandFailed",
     "CommandTimeout",
+    "Conflict",
     "ConnectionPool",
     "DuolinkError",
     "Event",
@@ -128,6 +137,8 @@ __all__ = [
     "Server",
     "State",
     "StateChanged",
+    "StateDeleted",
+    "StateSet",
     "Subscription",
     "SubscriptionEnded",
     "Trouble",

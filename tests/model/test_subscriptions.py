@@ -1,7 +1,8 @@
 """A client's channels against a server with history, retention, new epochs, late answers and cuts.
 
 What the application hears of a channel is without a hole, or a hole is named; nothing is told twice,
-nothing of another epoch; and when everything is calm again, every wanted channel is up to date.
+nothing of another epoch; and when everything is calm again, every wanted channel is up to date. One channel
+has shared state: what the application makes of it is at every moment what it was at that position.
 """
 
 from collections import deque
@@ -22,6 +23,7 @@ from duolink.protocol.messages import (
     Message,
     Position,
     Publication,
+    Snapshot,
     Subscribe,
     Subscribed,
     Subscribing,
@@ -29,8 +31,29 @@ from duolink.protocol.messages import (
 )
 from duolink.protocol.subscriptions import ChannelJoined, ChannelRefused, Published, Subscriptions
 
+STATEFUL = "chat"
 CHANNELS = st.sampled_from(["news", "chat"])
 FLAG = st.booleans()
+
+
+def change(offset: int) -> tuple[str, bool]:
+    """What a publication does to the shared state: a name, and whether it is deleted."""
+    return ("" if offset % 3 == 0 else f"n{offset % 4}"), offset % 5 == 0
+
+
+def made(top: int) -> dict[str, int]:
+    """Name → version at an offset."""
+    state: dict[str, int] = {}
+    for offset in range(1, top + 1):
+        apply(state, offset, *change(offset))
+    return state
+
+
+def apply(state: dict[str, int], offset: int, name: str, deleted: bool) -> None:
+    if deleted:
+        state.pop(name, None)
+    elif name:
+        state[name] = offset
 
 
 @dataclass
@@ -80,14 +103,25 @@ class Server:
             answer.gap = Gap("evicted", wanted.offset + 1, log.first - 1)
         elif wanted.epoch:
             answer.gap = Gap("epoch")
+        snapshot = wanted.state and not answer.recovered
+        if snapshot:
+            answer.offset = log.top
+            if answer.gap is not None and answer.gap.last:
+                answer.gap.last = log.top
         self.say(answer)
+        if snapshot:
+            state = made(log.top)
+            self.say(Snapshot(channel=name, count=len(state), id=number))
+            for version in state.values():
+                self.publication(name, version, state=True)
         for offset in range(answer.offset + 1, log.top + 1):
             self.publication(name, offset)
         self.active.add(name)
 
-    def publication(self, name: str, offset: int) -> None:
-        log = self.logs[name]
-        self.say(Publication(channel=name, offset=offset, data=Raw(f'"{log.epoch}/{offset}"'.encode())))
+    def publication(self, name: str, offset: int, state: bool = False) -> None:
+        key, deleted = change(offset)
+        data = Raw(f'"{self.logs[name].epoch}/{offset}"'.encode())
+        self.say(Publication(channel=name, offset=offset, name=key, deleted=deleted, state=state, data=data))
 
 
 class ChannelMachine(RuleBasedStateMachine):
@@ -101,6 +135,7 @@ class ChannelMachine(RuleBasedStateMachine):
         self.ids = 1
         self.to_server: deque[Subscribe] = deque()
         self.told: dict[str, tuple[str, int]] = {}  # channel → position up to which the application knows
+        self.state: dict[str, int] = {}
         self.wanted: set[str] = set()
 
     # --- application and network ---------------------------------------------------------------
@@ -109,7 +144,7 @@ class ChannelMachine(RuleBasedStateMachine):
     def want(self, name: str, back: bool) -> None:
         """Subscribe, from now on or from where this application once was."""
         epoch, offset = self.told.get(name, ("", 0)) if back else ("", 0)
-        self.client.want(name, epoch=epoch, offset=offset)
+        self.client.want(name, epoch=epoch, offset=offset, state=name == STATEFUL)
         if not epoch:
             self.told.pop(name, None)
         self.wanted.add(name)
@@ -213,15 +248,22 @@ class ChannelMachine(RuleBasedStateMachine):
             else:
                 assert before is None or event.gap is not None, "a hole without a word"
             self.told[event.channel] = (event.epoch, event.offset)
+            assert (event.state is None) == (event.recovered or event.channel != STATEFUL)
+            if event.state is not None:
+                self.state = {entry.name: entry.offset for entry in event.state}
         elif isinstance(event, Published):
             assert event.channel in self.wanted, "a publication of a channel nobody wants"
             epoch, offset = self.told[event.channel]
             assert event.publication.offset == offset + 1, f"{event.publication.offset} after {offset}"
             assert bytes(event.publication.data) == f'"{epoch}/{offset + 1}"'.encode(), "of another log"
             self.told[event.channel] = (epoch, offset + 1)
+            if event.channel == STATEFUL:
+                apply(self.state, offset + 1, event.publication.name, event.publication.deleted)
         elif isinstance(event, ChannelRefused):
             assert event.channel in self.wanted, "a refusal of what nobody wants"
             self.wanted.discard(event.channel)
+        if STATEFUL in self.told:
+            assert self.state == made(self.told[STATEFUL][1]), "another state than at this position"
         for name in self.wanted & self.told.keys():
             epoch, offset = self.client.position(name)
             assert not epoch or (epoch, offset) == self.told[name]
@@ -290,6 +332,37 @@ def forget_the_position(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Subscriptions, "_again", again)
 
 
+def take_the_position_before_the_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    subscribed = Subscriptions._subscribed
+
+    def moved(self: Subscriptions, message: Subscribed) -> ChannelJoined | None:
+        event = subscribed(self, message)
+        subscription = self._wanted.get(message.channel)
+        if subscription is not None and subscription.head is not None:
+            subscription.epoch, subscription.offset = message.epoch, message.offset
+        return event
+
+    monkeypatch.setattr(Subscriptions, "_subscribed", moved)
+
+
+def take_a_snapshot_that_is_not_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pictured(self: Subscriptions, subscription: Any) -> ChannelJoined | None:
+        head, entries = subscription.head, tuple(subscription.entries)
+        if len(entries) + 1 < subscription.count:
+            return None
+        subscription.head = None
+        return self._join(subscription, head, entries)
+
+    monkeypatch.setattr(Subscriptions, "_pictured", pictured)
+
+
+def forget_to_ask_for_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    def again(self: Subscriptions, channel: str, subscription: Any) -> None:
+        self.want(channel, epoch=subscription.epoch, offset=subscription.offset)
+
+    monkeypatch.setattr(Subscriptions, "_again", again)
+
+
 def ignore_resubscribe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Subscriptions, "_unsubscribed", lambda self, message: None)
 
@@ -300,6 +373,9 @@ PLANTED = [
     keep_the_channel_when_beginning_again,
     forget_the_position,
     ignore_resubscribe,
+    take_the_position_before_the_snapshot,
+    take_a_snapshot_that_is_not_whole,
+    forget_to_ask_for_the_state,
 ]
 
 

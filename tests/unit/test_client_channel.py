@@ -169,7 +169,7 @@ def test_a_gap_is_named_in_its_place(monkeypatch: Patch) -> None:
 
 def test_a_slow_reader_recovers_what_it_had_no_room_for(monkeypatch: Patch) -> None:
     async def work() -> None:
-        monkeypatch.setattr("duolink.client.channel.QUEUE", 2)
+        monkeypatch.setattr("duolink.client.subscription.QUEUE", 2)
         server = FakeServer()
         async with make(server) as client:
             stream = client.channel("room").subscribe()

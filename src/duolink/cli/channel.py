@@ -15,22 +15,27 @@ from duolink.cli.terminal import (
     client,
     emit,
     json_line,
+    printable,
     run,
     say,
     text_line,
     until_stopped,
     value_of,
 )
-from duolink.client.channel import Channel, Position, Subscription
+from duolink.client.channel import Channel
 from duolink.client.client import Client
 from duolink.client.errors import CommandFailed, CommandTimeout, InvalidData
 from duolink.client.events import ChannelGap, Event, PresenceChanged
+from duolink.client.publication import Position
+from duolink.client.state import StateDeleted
+from duolink.client.subscription import Subscription
 from duolink.protocol.codes import ErrorCode
 
 IN_FLIGHT = 64
 """Publications under way at once."""
 
-_RIGHTS = (ErrorCode.FORBIDDEN, ErrorCode.UNKNOWN_CHANNEL)
+RIGHTS = (ErrorCode.FORBIDDEN, ErrorCode.UNKNOWN_CHANNEL)
+"""The errors that say: not with these rights."""
 
 name_option = click.option("--name", metavar="ME", help="This client's name.  [default: a random one]")
 
@@ -50,7 +55,7 @@ def publish(
     Each line is a JSON string (with --json: the JSON it is). Ends with `N published, K failed`; with
     --json the position of each is printed, too.
     """
-    run(_publish(client(url, name or _random_name(), token), channel, data, as_json))
+    run(_publish(client(url, name or random_name(), token), channel, data, as_json))
 
 
 async def _publish(connected: Client, name: str, data: tuple[str, ...], as_json: bool) -> int:
@@ -67,7 +72,7 @@ async def _publish(connected: Client, name: str, data: tuple[str, ...], as_json:
                 position = await under_way.popleft()
             except (CommandFailed, CommandTimeout, InvalidData) as error:
                 failed += 1
-                refused += isinstance(error, CommandFailed) and error.code in _RIGHTS
+                refused += isinstance(error, CommandFailed) and error.code in RIGHTS
                 say(f"not published: {error}")
                 return
             published += 1
@@ -135,9 +140,10 @@ def subscribe(
     """Print what is published to a channel.
 
     With --json each line is {"channel": …, "epoch": …, "offset": …, "from": …, "time": …, "data": …}; what
-    was missed and cannot be had appears as {"channel": …, "gap": …}, presence as "joined", "left", "present".
+    was missed and cannot be had appears as {"channel": …, "gap": …}, presence as "joined", "left", "present";
+    what changes the shared state has a "name", and "deleted".
     """
-    made = client(url, name or _random_name(), token)
+    made = client(url, name or random_name(), token)
     run(_subscribe(made, channel, count, since, presence, as_json))
 
 
@@ -175,9 +181,14 @@ async def _print(subscription: Subscription, count: int | None, as_json: bool) -
                 "from": item.sender,
                 "time": item.time,
             }
+            if item.name:
+                head |= {"name": item.name, "deleted": isinstance(item, StateDeleted)}
             emit(json_line(head, item.raw, item.binary))
+        elif isinstance(item, StateDeleted):
+            emit(f"{printable(item.name)} deleted".encode())
         else:
-            emit(text_line(item.raw, item.binary))
+            start = f"{printable(item.name)} = " if item.name else ""
+            emit(start.encode() + text_line(item.raw, item.binary))
         printed += 1
         if printed == count:
             return
@@ -201,5 +212,6 @@ def _tell_presence(event: Event, as_json: bool) -> None:
         say(f"here: {', '.join(sorted(event.present))}")
 
 
-def _random_name() -> str:
+def random_name() -> str:
+    """Return a name for a client whose name is nobody's business."""
     return f"cli-{secrets.token_hex(4)}"

@@ -26,7 +26,9 @@ COMMANDS: Final[dict[str, Lazy]] = {
     "listen": Lazy("duolink.cli.transfer", "listen", "Print what other clients send."),
     "publish": Lazy("duolink.cli.channel", "publish", "Publish lines from standard input to a channel."),
     "subscribe": Lazy("duolink.cli.channel", "subscribe", "Print what is published to a channel."),
+    "state": Lazy("duolink.cli.state", "state", "Print or change the shared state of a channel."),
     "token": Lazy("duolink.cli.token", "token", "Make a signed token."),
+    "db": Lazy("duolink.cli.db", "db", "Check, back up or shrink the database."),
 }
 """Every command, in the order of the overview."""
 

@@ -1,6 +1,6 @@
 """What can go wrong for a user of the client: one class per ending, all of them `DuolinkError`."""
 
-from duolink.protocol.codes import CloseCode
+from duolink.protocol.codes import CloseCode, ErrorCode
 
 
 class DuolinkError(Exception):
@@ -79,6 +79,16 @@ class CommandFailed(DuolinkError):
     def __init__(self, code: str, message: str = "") -> None:
         super().__init__(f"{code}: {message}" if message else code)
         self.code, self.message = code, message
+
+
+class Conflict(CommandFailed):
+    """A write to the shared state expected another version than the name has: `version` (0: it is not there).
+    Nothing was done."""
+
+    def __init__(self, version: int) -> None:
+        text = f"the name has version {version}" if version else "the name is not there"
+        super().__init__(ErrorCode.CONFLICT, text)
+        self.version = version
 
 
 class CommandTimeout(DuolinkError, TimeoutError):

@@ -1,6 +1,6 @@
 """A client's commands that wait for an answer, over as many connections as it takes."""
 
-from typing import Any
+from typing import Any, Final
 
 from duolink.protocol import limits
 from duolink.protocol.events import Answered
@@ -13,9 +13,12 @@ from duolink.protocol.messages import (
     Publication,
     Publish,
     Refresh,
+    Set,
 )
 
-Command = Publish | History | PresenceQuery | Refresh
+Command = Publish | Set | History | PresenceQuery | Refresh
+
+_KEYED: Final = frozenset({Publish, Set})
 
 
 class TooManyCommands(Exception):
@@ -33,8 +36,8 @@ class _Pending:
 
 
 class Commands:
-    """The commands without an answer. All of them may be sent again: a publish by its key, the
-    others because they change nothing."""
+    """The commands without an answer. All of them may be sent again: a publish and a set by
+    their key, the others because they change nothing."""
 
     __slots__ = ("_pending",)
 
@@ -56,8 +59,9 @@ class Commands:
         for pending in [self._pending[number]] if number is not None else self._pending.values():
             if pending.since is None:
                 pending.since = now
-            elif type(pending.message) is Publish:
-                pending.message.age = max(int((now - pending.since) * 1000), 1)
+            elif type(pending.message) in _KEYED:
+                age = max(int((now - pending.since) * 1000), 1)
+                pending.message.age = age  # type: ignore[union-attr]
             pending.page, pending.publications = None, []
             messages.append(pending.message)
         return messages

@@ -11,6 +11,7 @@ from duolink.protocol.messages import (
     Position,
     PresenceList,
     Publication,
+    Snapshot,
     Subscribe,
     Subscribed,
     Unsubscribed,
@@ -19,13 +20,15 @@ from duolink.protocol.messages import (
 
 class ChannelJoined(NamedTuple):
     """The subscription stands: everything after `offset` follows. `recovered`: nothing was missed;
-    `gap`: what was, and why; neither: it began now."""
+    `gap`: what was, and why; neither: it began now. `state`: the whole shared state at `offset`, one
+    publication for each name; None if it was not asked for, or what was missed follows."""
 
     channel: str
     epoch: str
     offset: int
     recovered: bool
     gap: Gap | None
+    state: tuple[Publication, ...] | None = None
 
 
 class ChannelRefused(NamedTuple):
@@ -57,11 +60,14 @@ ChannelEvent = ChannelJoined | ChannelRefused | Published | PresenceChanged
 
 
 class _Subscription:
-    __slots__ = ("asked", "epoch", "joined", "offset", "presence")
+    __slots__ = ("asked", "count", "entries", "epoch", "head", "joined", "offset", "presence", "state")
 
-    def __init__(self, epoch: str, offset: int, presence: bool) -> None:
-        self.epoch, self.offset, self.presence = epoch, offset, presence
+    def __init__(self, epoch: str, offset: int, presence: bool, state: bool) -> None:
+        self.epoch, self.offset, self.presence, self.state = epoch, offset, presence, state
         self.joined = False
+        self.head: Subscribed | None = None  # it stands when the snapshot that comes with this is whole
+        self.count = -1
+        self.entries: list[Publication] = []
         self.asked = -1  # the id of the command (0: hello) whose answer counts; -1: not asked yet
 
 
@@ -73,7 +79,8 @@ class Subscriptions:
     """The full desired set, and the positions in it.
 
     A publication that is not the next one shows a hole: the channel is given up and wanted again from its
-    position, so that the server closes the hole or names it.
+    position, so that the server closes the hole or names it. With `state`, who has a position has the shared
+    state as of there: the position moves to that of a snapshot when all of it has come.
     """
 
     __slots__ = ("_postponed", "_rejoin", "_sent", "_wanted", "changed", "maximum", "retry_after")
@@ -93,8 +100,17 @@ class Subscriptions:
     def __len__(self) -> int:
         return len(self._wanted)
 
-    def want(self, channel: str, *, epoch: str = "", offset: int = 0, presence: bool = False) -> None:
-        """Subscribe, from a position or from now on.
+    def want(
+        self,
+        channel: str,
+        *,
+        epoch: str = "",
+        offset: int = 0,
+        presence: bool = False,
+        state: bool = False,
+    ) -> None:
+        """Subscribe, from a position or from now on. `state`: hear the shared state first, unless everything
+        behind the position follows.
 
         Raises `ValueError` for what cannot be a channel, `TooManySubscriptions`.
         """
@@ -102,7 +118,7 @@ class Subscriptions:
             raise ValueError(f"{channel!r} cannot be a channel")
         if channel not in self._wanted and len(self._wanted) >= self.maximum:
             raise TooManySubscriptions(f"at most {self.maximum} channels")
-        self._wanted[channel] = _Subscription(epoch, offset, presence)
+        self._wanted[channel] = _Subscription(epoch, offset, presence, state)
         if channel in self._sent:
             self._rejoin.add(channel)
         self.changed = True
@@ -124,6 +140,7 @@ class Subscriptions:
         self._sent = set(self._wanted)
         for subscription in self._wanted.values():
             subscription.joined = False
+            subscription.head = None
             subscription.asked = 0
         return self._positions(self._wanted)
 
@@ -156,10 +173,9 @@ class Subscriptions:
         return commands
 
     def _positions(self, channels: dict[str, _Subscription] | list[str]) -> list[Position]:
-        wanted = self._wanted
         return [
-            Position(channel, wanted[channel].epoch, wanted[channel].offset, wanted[channel].presence)
-            for channel in channels
+            Position(channel, each.epoch, each.offset, each.presence, each.state)
+            for channel, each in ((channel, self._wanted[channel]) for channel in channels)
         ]
 
     def receive(self, message: object) -> ChannelEvent | None:
@@ -168,6 +184,8 @@ class Subscriptions:
             return self._publication(message)
         if type(message) is Subscribed:
             return self._subscribed(message)
+        if type(message) is Snapshot:
+            return self._snapshot(message)
         if type(message) is PresenceList:
             return PresenceChanged(message.channel, tuple(message.clients), message.more)
         if type(message) is Join:
@@ -180,8 +198,10 @@ class Subscriptions:
             return self._refused(message)
         return None
 
-    def _publication(self, publication: Publication) -> Published | None:
+    def _publication(self, publication: Publication) -> Published | ChannelJoined | None:
         subscription = self._wanted.get(publication.channel)
+        if publication.state:
+            return self._entry(subscription, publication)
         if subscription is None or not subscription.joined or publication.offset <= subscription.offset:
             return None
         if publication.offset != subscription.offset + 1:
@@ -200,9 +220,39 @@ class Subscriptions:
         subscription = self._asked(message.channel, message.id)
         if subscription is None:
             return None
+        if subscription.state and not message.recovered:
+            subscription.head, subscription.count, subscription.entries = message, -1, []
+            return None
+        return self._join(subscription, message, None)
+
+    def _snapshot(self, message: Snapshot) -> ChannelJoined | None:
+        subscription = self._wanted.get(message.channel)
+        if subscription is None or subscription.head is None or subscription.head.id != message.id:
+            return None
+        subscription.count = message.count
+        return self._pictured(subscription)
+
+    def _entry(self, subscription: _Subscription | None, publication: Publication) -> ChannelJoined | None:
+        if subscription is None or subscription.head is None or subscription.count < 0:
+            return None
+        subscription.entries.append(publication)
+        return self._pictured(subscription)
+
+    def _pictured(self, subscription: _Subscription) -> ChannelJoined | None:
+        head, entries = subscription.head, subscription.entries
+        if head is None or len(entries) < subscription.count:
+            return None
+        subscription.head, subscription.entries = None, []
+        return self._join(subscription, head, tuple(entries))
+
+    def _join(
+        self, subscription: _Subscription, message: Subscribed, state: tuple[Publication, ...] | None
+    ) -> ChannelJoined:
         subscription.joined = True
         subscription.epoch, subscription.offset = message.epoch, message.offset
-        return ChannelJoined(message.channel, message.epoch, message.offset, message.recovered, message.gap)
+        return ChannelJoined(
+            message.channel, message.epoch, message.offset, message.recovered, message.gap, state
+        )
 
     def _refused(self, error: Error) -> ChannelRefused | None:
         if self._asked(error.channel, error.id) is None:
@@ -238,6 +288,7 @@ class Subscriptions:
             epoch=subscription.epoch,
             offset=subscription.offset,
             presence=subscription.presence,
+            state=subscription.state,
         )
 
     def _forget(self, channel: str) -> None:

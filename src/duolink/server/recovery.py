@@ -318,7 +318,7 @@ class Recoveries:
         elif page.gap is not None and course.announced:
             # Retention was faster: its client asks again from where it stands, and hears what is gone.
             self._channels.restart(course.subscription)
-        elif False:
+        elif page.gap is not None and course.subscription.state:
             self._jump(course, Gap("evicted", course.reached + 1))
         else:
             # The log may be ahead of the channel: what that will still fan out is not taken from here.
