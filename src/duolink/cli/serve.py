@@ -13,10 +13,14 @@ if TYPE_CHECKING:
     from duolink.server.app import App
     from duolink.server.config import Config
 
+DEFAULT_DATABASE: Final = "duolink.db"
+"""In the working folder."""
+
 _FLAGS: Final = {
     "host": "listen.host",
     "port": "listen.port",
     "tcp": "listen.tcp_port",
+    "database": "storage.database",
     "tls_certificate": "listen.tls_certificate",
     "tls_key": "listen.tls_key",
     "jwks": "auth.jwks_file",
@@ -30,7 +34,12 @@ _FLAGS: Final = {
 @click.option("--host", metavar="ADDRESS", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", metavar="PORT", help="Port of WebSocket and HTTP; 0: any.  [default: 8080]")
 @click.option("--tcp", metavar="PORT", help="Also listen for plain TCP here.")
-@click.option("--memory", is_flag=True, help="Keep nothing beyond the life of the process (so far, always).")
+@click.option(
+    "--database",
+    metavar="FILE",
+    help="Where mailboxes, history and shared state are kept.  [default: duolink.db]",
+)
+@click.option("--memory", is_flag=True, help="Keep nothing beyond the life of the process.")
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -65,11 +74,14 @@ def serve(
     Settings come from these flags, DUOLINK_… variables and the file, in this order. Without a key to check
     tokens with, the server is open to everybody who reaches it, and therefore listens on this machine only.
     """
+    from duolink.engines.sqlite.database import DatabaseError
     from duolink.server import app as server  # late: --help shall be quick
     from duolink.server.config import ConfigError
 
+    if memory and flags["database"] is not None:
+        raise click.UsageError("--memory and --database exclude each other")
     try:
-        found = _load(config, flags, origins, settings)
+        found = _stored(_load(config, flags, origins, settings), memory)
         app = server.App(found)
     except ConfigError as error:
         raise Failed(str(error), EXIT_USAGE) from None
@@ -81,6 +93,8 @@ def serve(
     log.configure(found.log.level, found.log.format)
     try:
         server.run(app, started=announce)
+    except DatabaseError as error:
+        raise Failed(str(error), EXIT_USAGE) from None
     except OSError as error:
         raise Failed(explain(found, error), EXIT_USAGE) from None
 
@@ -103,6 +117,19 @@ def _load(
     return load(path, os.environ, overrides)
 
 
+def _stored(config: "Config", memory: bool) -> "Config":
+    """Return the settings with a database, unless all is to be in memory."""
+    import msgspec
+
+    from duolink.server.config import Storage
+
+    if memory:
+        return msgspec.structs.replace(config, storage=Storage())
+    if config.storage.database is None:
+        return msgspec.structs.replace(config, storage=Storage(database=DEFAULT_DATABASE))
+    return config
+
+
 def explain(config: "Config", error: OSError) -> str:
     """Say which port could not be had, and why."""
     listen = config.listen
@@ -113,6 +140,15 @@ def explain(config: "Config", error: OSError) -> str:
     elif error.errno == errno.EACCES:
         reason = "not permitted (ports below 1024 need a privilege)"
     return f"cannot listen on {listen.host}, port {ports}: {reason}"
+
+
+def _storage(app: "App") -> str:
+    database = app.config.storage.database
+    if database is None:
+        return "memory: nothing is kept beyond the life of this process"
+    messages, _ = app.node.mailboxes.engine.totals()
+    waiting = f"{messages:,} messages wait in mailboxes" if messages else "no message waits in a mailbox"
+    return f"{Path(database).resolve()}: {waiting}"
 
 
 def announce(app: "App") -> None:
@@ -129,7 +165,7 @@ def announce(app: "App") -> None:
         f"  web      {app.http_url}",
         *([f"  tcp      {app.tcp_address}"] if app.tcp_address else []),
         f"  access   {access}",
-        "  memory   nothing is kept beyond the life of this process",
+        f"  storage  {_storage(app)}",
         f"  pid      {os.getpid()}; Ctrl-C ends it",
     ]
     Console(stderr=True, highlight=False, soft_wrap=True).print("\n".join(lines))

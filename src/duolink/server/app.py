@@ -1,6 +1,6 @@
 """The composition root: settings in, a running node with its ports out.
 
-    config → authenticator, consent → memory engine → node → listener (WebSocket and HTTP), TCP
+    config → authenticator, consent → engines (database, or memory) → node → listener (WebSocket, HTTP), TCP
 
 `App` starts and stops all of it on the running loop; `run` gives it a process: uvloop, signals, limits.
 """
@@ -23,7 +23,10 @@ import structlog
 import uvloop
 from uvicorn._types import ASGI3Application
 
+from duolink.engines.base import Engines, MailboxLimits
 from duolink.engines.memory import memory_engines
+from duolink.engines.sqlite.engines import sqlite_engines
+from duolink.engines.sqlite.threads import Threads
 from duolink.protocol import limits
 from duolink.protocol.codes import CloseCode
 from duolink.server.asgi import ASGIServer
@@ -146,6 +149,7 @@ class App:
         self._events = LimitedLog(_log)
         self._listener: Listener | None = None
         self._tcp: TcpListener | None = None
+        self._engines: Engines
         self._not_ready = "starting"
 
     @property
@@ -168,11 +172,23 @@ class App:
         return f"[{host}]" if ":" in host else host
 
     def not_ready(self) -> tuple[str, ...]:
-        """Return why it takes no clients; nothing when it does."""
-        return (self._not_ready,) if self._not_ready else ()
+        """Return why it takes no clients, or stores nothing; nothing when all is well."""
+        if self._not_ready:
+            return (self._not_ready,)
+        problem = self._engines.problem()
+        return (f"storage: {problem}",) if problem else ()
 
     async def start(self) -> None:
-        """Make the node and open the ports. Raises `OSError` when one cannot be had; then none is open."""
+        """Open the database, make the node and open the ports. Raises `DatabaseError` when the database
+        cannot be used, `OSError` when a port cannot be had; then none is open."""
+        self._engines = self._make_engines(asyncio.get_running_loop())
+        try:
+            await self._start()
+        except BaseException:
+            self._engines.close()
+            raise
+
+    async def _start(self) -> None:
         loop = asyncio.get_running_loop()
 
         def defer(callback: Callable[[], None]) -> None:
@@ -181,7 +197,7 @@ class App:
         self.node = Node(
             self.config,
             clock=self._clock,
-            engines=memory_engines(self._clock, lambda: secrets.token_urlsafe(9)),
+            engines=self._engines,
             authenticator=self._authenticator,
             consent=make_consent(self.config),
             defer=defer,
@@ -234,11 +250,26 @@ class App:
             closing.append(self._tcp.close(code, reason))
         await asyncio.gather(*closing)
         self._driver.stop()
+        self._engines.close()
         self._lag.stop()
         self._flush_timer.cancel()
         self._events.flush(float("inf"))
 
     # --- parts ---------------------------------------------------------------------------------
+
+    def _make_engines(self, loop: asyncio.AbstractEventLoop) -> Engines:
+        config = self.config
+        limits = mailbox_limits(config)
+        if config.storage.database is None:
+            return memory_engines(self._clock, _new_epoch, mailboxes=limits)
+        return sqlite_engines(
+            config.storage.database,
+            clock=self._clock,
+            new_epoch=_new_epoch,
+            runner=Threads(loop),
+            limits=limits,
+            is_durable=lambda name: config.channel(name).durable,
+        )
 
     def _enter(self, wire: Wire, throttle: Throttle | None) -> WireUser:
         return self.node.connected(wire, throttle)
@@ -342,6 +373,28 @@ class App:
         self._events.flush(self._clock.monotonic())
 
 
+def _new_epoch() -> str:
+    return secrets.token_urlsafe(9)
+
+
+def mailbox_limits(config: Config) -> MailboxLimits:
+    """Return how much the mailboxes of a server with these settings keep."""
+    boxes = config.mailboxes
+    return MailboxLimits(
+        messages=boxes.messages,
+        size=boxes.bytes,
+        pair_messages=boxes.pair_messages,
+        pair_size=boxes.pair_bytes,
+        sender_messages=boxes.sender_messages,
+        sender_size=boxes.sender_bytes,
+        mailboxes=boxes.mailboxes,
+        known_only=config.mailboxes_for == "known",
+        retention=boxes.retention_s,
+        poison_after=boxes.poison_after,
+        forget_after=boxes.forget_s,
+    )
+
+
 def _tls_context(config: Config) -> ssl.SSLContext | None:
     """Return the context with the configured certificate. Raises `ConfigError`."""
     listen = config.listen
@@ -365,7 +418,8 @@ def _no_password() -> str:
 def run(app: App, started: Callable[[App], None] = lambda app: None) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once.
 
-    `started` is called when the ports are open. Raises `OSError` when one cannot be had.
+    `started` is called when the ports are open. Raises `DatabaseError`, and `OSError` when a port cannot be
+    had.
     """
     allowed = raise_descriptor_limit()
     if allowed < app.config.listen.max_connections + SPARE_DESCRIPTORS:

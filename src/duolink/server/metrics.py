@@ -38,6 +38,8 @@ class Gauges(Struct, frozen=True):
     channels: int = 0
     subscriptions: int = 0
     links: int = 0
+    mailbox_messages: int = 0
+    mailbox_bytes: int = 0
     buffered_bytes: int = 0
     """Bytes waiting to be sent, over all connections."""
 
@@ -161,6 +163,14 @@ class NodeCollector(Collector):
         yield GaugeMetricFamily("duolink_channels", "Channels with a subscriber.", value=now.channels)
         yield GaugeMetricFamily("duolink_subscriptions", "Subscriptions.", value=now.subscriptions)
         yield GaugeMetricFamily("duolink_links", "Links with messages in flight.", value=now.links)
+        yield GaugeMetricFamily(
+            "duolink_mailbox_messages", "Messages kept for clients that are away.", value=now.mailbox_messages
+        )
+        yield GaugeMetricFamily(
+            "duolink_mailbox_bytes",
+            "Bytes of messages kept for clients that are away.",
+            value=now.mailbox_bytes,
+        )
         yield GaugeMetricFamily(
             "duolink_send_buffer_bytes", "Bytes waiting to be sent.", value=now.buffered_bytes
         )

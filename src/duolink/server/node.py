@@ -186,6 +186,7 @@ class Node:
 
     def gauges(self) -> Gauges:
         """Count what there is now; costs a look at every connection."""
+        kept, kept_bytes = self._engines.mailbox.totals()
         return Gauges(
             connections=len(self._connections),
             sessions_active=self.sessions.active,
@@ -193,6 +194,8 @@ class Node:
             channels=len(self.channels),
             subscriptions=self.channels.subscriptions,
             links=self.links.count,
+            mailbox_messages=kept,
+            mailbox_bytes=kept_bytes,
             buffered_bytes=sum(connection.wire.buffered() for connection in self._connections),
         )
 
