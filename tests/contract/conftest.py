@@ -68,6 +68,7 @@ class Watched(Threads):
         self._quiet = asyncio.Event()
 
     def writer(self, *arguments: Any) -> Any:
+        self.pending = 0  # an engine that was closed answers nothing any more
         writer: Any = super().writer(*arguments)
         submit = writer.submit
         writer.submit = lambda part, body, done, size=0: submit(part, body, self._watch(done), size)

@@ -27,9 +27,27 @@ def make(schedule=None):
     return clock, memory_engines(clock, lambda: str(names.random()), schedule)
 
 
-def test_it_has_no_mailbox_and_says_so():
+def test_it_says_that_nothing_it_holds_is_durable():
     _, engines = make()
-    assert engines.mailbox is None and engines.durable is False
+    assert engines.durable is False and engines.problem() == ""
+
+
+def test_the_clients_of_a_user_are_known_those_seen_last_first():
+    registry = MemoryRegistry(memory.AtOnce())
+    for client, user in (("phone", "bob"), ("laptop", "bob"), ("desk", "carol"), ("phone", "bob")):
+        registry.present_run(client, user, 5000, lambda _: None)
+    assert registry.clients("bob") == ["phone", "laptop"] and registry.clients("dave") == []
+    assert registry.knows("desk") and not registry.knows("bob")
+    registry.present_run("desk", "bob", 5000, lambda _: None)
+    assert registry.clients("bob") == ["desk", "phone", "laptop"] and registry.clients("carol") == []
+
+
+def test_forgotten_clients_are_nobodys(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory, "MAX_RUNS", 2)
+    registry = MemoryRegistry(memory.AtOnce())
+    for client in ("phone", "laptop", "desk"):
+        registry.present_run(client, "bob", 5000, lambda _: None)
+    assert registry.clients("bob") == ["desk", "laptop"] and not registry.knows("phone")
 
 
 def test_empty_logs_are_forgotten_unless_held_or_used():

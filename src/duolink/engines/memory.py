@@ -1,13 +1,14 @@
 """The engine of one process without a disk: everything is gone when it ends, and it says so.
 
-Logs get a new random epoch at each start, the registry moves on by the wall clock, and there is no
-mailbox. It completes at once; given a `Late` schedule it completes late and in seeded order, so
-that code that assumes an instant answer fails under test rather than in a cluster.
+Logs get a new random epoch at each start, the registry moves on by the wall clock, and what mailboxes
+hold is never called stored. It completes at once; given a `Late` schedule it completes late and in
+seeded order, so that code that assumes an instant answer fails under test rather than in a cluster.
 """
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from typing import Any, Final, Protocol
 
 from duolink.engines.base import (
@@ -17,12 +18,15 @@ from duolink.engines.base import (
     Engines,
     Entry,
     Failure,
+    MailboxLimits,
     Page,
     Retention,
     RunVerdict,
     Top,
     Unknown,
 )
+from duolink.engines.box import DEVICES
+from duolink.engines.memory_mailbox import MemoryMailbox
 from duolink.protocol import limits
 
 MAX_KEYS: Final = 100_000
@@ -272,30 +276,32 @@ class MemoryRegistry:
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
         self._runs: OrderedDict[str, int] = OrderedDict()
+        self._users: dict[str, str] = {}  # of the clients in `_runs`
+        self._clients: dict[str, dict[str, None]] = {}  # of each user, those seen last at the end
         self._floor = 0  # no forgotten client had a higher run
         self._last_run = 0
         self._last_generation = 0
 
-    def issue_run(self, client_id: str, at_least: int, done: Done[int]) -> None:
+    def issue_run(self, client_id: str, user: str, at_least: int, done: Done[int]) -> None:
         """See `Registry.issue_run`."""
 
         def work() -> Callable[[], None]:
             last = self._runs.get(client_id, self._floor)
             self._last_run = max(self._last_run + 1, at_least)
             run = max(self._last_run, last + 1)
-            self._remember(client_id, run)
+            self._remember(client_id, user, run)
             return partial(done, run)
 
         self._schedule.submit(f"run {client_id}", work)
 
-    def present_run(self, client_id: str, run: int, done: Done[RunVerdict]) -> None:
+    def present_run(self, client_id: str, user: str, run: int, done: Done[RunVerdict]) -> None:
         """See `Registry.present_run`."""
 
         def work() -> Callable[[], None]:
             newest = self._runs.get(client_id, 0)
             if run < newest:
                 return partial(done, RunVerdict(False, newest))
-            self._remember(client_id, run)
+            self._remember(client_id, user, run)
             return partial(done, RunVerdict(True, run))
 
         self._schedule.submit(f"run {client_id}", work)
@@ -309,12 +315,32 @@ class MemoryRegistry:
 
         self._schedule.submit(f"generation {client_id}", work)
 
-    def _remember(self, client_id: str, run: int) -> None:
+    def knows(self, client_id: str) -> bool:
+        """Whether a client has registered (as far as is remembered)."""
+        return client_id in self._runs
+
+    def clients(self, user: str) -> list[str]:
+        """The clients of a user, those seen last first, at most `box.DEVICES`."""
+        return list(islice(reversed(self._clients.get(user, {})), DEVICES))
+
+    def _remember(self, client_id: str, user: str, run: int) -> None:
         self._runs[client_id] = run
         self._runs.move_to_end(client_id)
+        self._leave(client_id)
+        self._users[client_id] = user
+        self._clients.setdefault(user, {})[client_id] = None
         if len(self._runs) > MAX_RUNS:
-            _, forgotten = self._runs.popitem(last=False)
+            client_id, forgotten = self._runs.popitem(last=False)
             self._floor = max(self._floor, forgotten)
+            self._leave(client_id)
+
+    def _leave(self, client_id: str) -> None:
+        user = self._users.pop(client_id, None)
+        if user is not None:
+            clients = self._clients[user]
+            del clients[client_id]
+            if not clients:
+                del self._clients[user]
 
 
 class MemoryBus:
@@ -342,11 +368,19 @@ class MemoryBus:
             deliver(payload)
 
 
-def memory_engines(clock: Clock, new_epoch: Callable[[], str], schedule: Schedule | None = None) -> Engines:
+def memory_engines(
+    clock: Clock,
+    new_epoch: Callable[[], str],
+    schedule: Schedule | None = None,
+    mailboxes: MailboxLimits = MailboxLimits(),  # noqa: B008 (a tuple)
+) -> Engines:
     """Make the ports in memory. `new_epoch` draws a random name; without a schedule they answer at once."""
     schedule = AtOnce() if schedule is None else schedule
+    registry = MemoryRegistry(schedule)
     return Engines(
         bus=MemoryBus(schedule),
         log=MemoryLog(clock, new_epoch, schedule),
-        registry=MemoryRegistry(schedule),
+        registry=registry,
+        mailbox=MemoryMailbox(clock, registry, mailboxes, schedule),
+        durable=False,
     )

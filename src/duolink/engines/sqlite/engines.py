@@ -9,7 +9,7 @@ from duolink.engines.base import Engines, MailboxLimits
 from duolink.engines.memory import Clock, MemoryBus, MemoryLog, Schedule
 from duolink.engines.sqlite.database import Database, refusal
 from duolink.engines.sqlite.log import SqliteLog
-from duolink.engines.sqlite.mailbox import SqliteMailbox
+from duolink.engines.sqlite.mailbox import SqliteMailbox, read_totals
 from duolink.engines.sqlite.registry import SqliteRegistry
 from duolink.engines.sqlite.writer import Reader, Transactions, Writer
 
@@ -79,6 +79,7 @@ def sqlite_engines(
     database = Database(path, vfs=vfs)
     try:
         _initialize(database.writer, clock, new_epoch)
+        totals = read_totals(database.writer)
         reader = runner.reader(database)
     except BaseException as error:
         database.close()
@@ -101,7 +102,7 @@ def sqlite_engines(
         is_durable=is_durable,
     )
 
-    mailbox = SqliteMailbox(writer, reader, clock=clock, limits=limits)
+    mailbox = SqliteMailbox(writer, reader, clock=clock, limits=limits, totals=totals)
 
     def sweep() -> None:
         log.sweep()
