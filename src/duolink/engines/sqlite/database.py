@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+from contextlib import suppress
 from typing import Final
 
 import apsw
@@ -118,10 +119,9 @@ class Database:
 
     def close(self) -> None:
         """Let go of the file; its readers are closed before."""
-        try:
+        with suppress(apsw.Error):  # a log that could not be copied back stays, and is found at the next start
             self.writer.close(True)
-        finally:
-            self._unlock()
+        self._unlock()
 
     def _unlock(self) -> None:
         if self._lock >= 0:
