@@ -172,6 +172,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.slots.lapsed(slot, self.now)
         self.slots.opened(slot, self.now)
         self.act()
+        assert not self.over or slot in self.closing, "a client that outlives its pool"
 
     @precondition(lambda self: not self.over)
     @rule()
@@ -183,6 +184,15 @@ class PoolMachine(RuleBasedStateMachine):
             self.opened(0, True)
         for slot in [slot for slot in self.online if slot not in self.dead and not self.online[slot]]:
             self.recovers(list(self.online).index(slot))
+
+    @precondition(lambda self: not self.draining)
+    @rule(count=st.integers(2, 7))
+    def crowd(self, count: int) -> None:
+        """All is well, and more come than there are clients."""
+        self.calm()
+        for _ in range(count):
+            self.acquire()
+        self.calm()
 
     @precondition(lambda self: self.opening)
     @rule(pick=PICK, random=st.sampled_from([0.0, 0.5, 0.99]))
@@ -348,7 +358,7 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 EXAMPLES = settings(
-    max_examples=200,
+    max_examples=300,
     stateful_step_count=50,
     deadline=None,
     report_multiple_bugs=False,
