@@ -91,8 +91,8 @@ class ConnectionPool:
     aside until it is, one that is closed is replaced; while the server cannot be reached or refuses, one
     client at a time is tried, with backoff.
 
-    `client_id` holds `{n}`, or is a function of n: 0 … `max_size` - 1. Names are used again, lowest first
-    where possible. Another process needs other names.
+    `client_id` holds `{n}`, or is a function of n: 0 … `max_size` - 1. Names are used again, so that
+    the server sees few. Another process needs other names.
 
     A client is handed on as it is. What its links have not settled goes on in the background; handlers,
     listeners and subscriptions that a borrower made are the borrower's to remove.
