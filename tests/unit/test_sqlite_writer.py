@@ -275,7 +275,9 @@ def test_power_cuts_lose_nothing_that_was_acknowledged(seed, monkeypatch):
         for _ in range(chance.randrange(60)):
             if chance.random() < 0.4:
                 number += 1
-                bench.writer.submit(bench.part, number, lambda answer: acknowledged.append(int(answer[4:])))
+                bench.writer.submit(
+                    bench.part, number, lambda answer: acknowledged.append(int(str(answer)[4:]))
+                )
             late.step()
         disk.cut()
         bench.bury()

@@ -1,6 +1,7 @@
 """The idempotency keys of appends: looked up in memory, written so that the next start knows them."""
 
 from collections import OrderedDict
+from math import inf
 from typing import Final, NamedTuple
 
 import apsw
@@ -45,7 +46,7 @@ class Keys:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._used: OrderedDict[Scope, Used] | None = None
-        self._since = 0.0  # every key used after this (monotonic) is known
+        self._since = -inf  # every key used after this (monotonic) is known
         self._last = 0  # id
         self._new: list[tuple[int, int, str, str, int, int]] = []
         self._delete = 0  # ids up to this one
