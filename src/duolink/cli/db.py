@@ -65,6 +65,8 @@ def check(database: Path) -> None:
 @click.argument("target", type=click.Path(path_type=Path))
 def backup(database: Path, target: Path) -> None:
     """Copy a database to TARGET, as of one moment; a server may be using it. TARGET must not exist."""
+    import apsw
+
     from duolink.engines.sqlite.database import open_read_only
 
     with _refusals(database):
@@ -76,8 +78,12 @@ def backup(database: Path, target: Path) -> None:
                 raise Failed(f"{target} cannot be created: {error.strerror}.", EXIT_USAGE) from None
             try:
                 _copy(source, target)
-            except BaseException:
+            except BaseException as error:
                 target.unlink()
+                if isinstance(error, apsw.FullError):
+                    raise Failed(f"{target} cannot be written: the disk is full.", EXIT_USAGE) from None
+                if isinstance(error, OSError):
+                    raise Failed(f"{target} cannot be written: {error.strerror}.", EXIT_USAGE) from None
                 raise
         finally:
             source.close(True)

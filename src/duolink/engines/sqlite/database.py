@@ -119,7 +119,7 @@ class Database:
 
     def close(self) -> None:
         """Let go of the file; its readers are closed before."""
-        with suppress(apsw.Error):  # a log that could not be copied back stays, and is found at the next start
+        with suppress(apsw.Error):  # a log that could not be copied back is read at the next start
             self.writer.close(True)
         self._unlock()
 

@@ -161,8 +161,9 @@ class SqliteRegistry:
 
         def decide(found: Client | Failure) -> None:
             if not isinstance(found, Failure):
-                if found.run:
+                if known is None and found.run:
                     self._remember(client_id, found)
+                    found = self._newest(client_id, found)  # more may have happened since it was read
                 if run < found.run or (found[:2] == (user, run) and self._fresh(found)):
                     accept(found)
                     return
@@ -180,7 +181,7 @@ class SqliteRegistry:
 
     def recovered(self) -> None:
         """The database can be written again: write down what was issued meanwhile."""
-        for client_id, client in self._unsaved.items():
+        for client_id, client in list(self._unsaved.items()):
             change = Change(client_id, client.user, client.run, False, client.generation)
             self._writer.submit(self._clients, change, partial(self._saved, client_id))
 
@@ -218,9 +219,7 @@ class SqliteRegistry:
         client_id = change.client_id
 
         def issue(found: Client | Failure) -> None:
-            old = Client() if isinstance(found, Failure) else found
-            for other in (self._known.get(client_id), self._unsaved.get(client_id)):
-                old = old if other is None else _newest(old, other)
+            old = self._newest(client_id, Client() if isinstance(found, Failure) else found)
             client = Client(
                 change.user or old.user,
                 max(old.run + change.next_run, change.run),
@@ -237,6 +236,11 @@ class SqliteRegistry:
             issue(Client())
         else:
             self._reader.read(partial(look_up, client_id=client_id), issue)
+
+    def _newest(self, client_id: str, client: Client) -> Client:
+        for other in (self._known.get(client_id), self._unsaved.get(client_id)):
+            client = client if other is None else _newest(client, other)
+        return client
 
     def _remember(self, client_id: str, client: Client) -> None:
         known = self._known.get(client_id)

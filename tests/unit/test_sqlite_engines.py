@@ -1,0 +1,154 @@
+"""The durable engine as a whole: opening, timers, closing, recovering."""
+
+import asyncio
+import secrets
+import threading
+from contextlib import closing
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import apsw
+import pytest
+from tests.unit.sqlite_world import KEEP, World
+
+from duolink.engines.base import Draft, Engines, Failure
+from duolink.engines.sqlite import engines as module
+from duolink.engines.sqlite.database import Database, DatabaseError, open_read_only
+from duolink.engines.sqlite.engines import sqlite_engines
+from duolink.engines.sqlite.invariants import check
+from duolink.engines.sqlite.threads import Threads
+from duolink.testing.clock import VirtualClock
+
+
+def open_engines(path: Path, **options: Any) -> Engines:
+    return sqlite_engines(
+        str(path / "test.db"),
+        clock=VirtualClock(Random(1)),
+        new_epoch=lambda: secrets.token_hex(8),
+        runner=Threads(asyncio.get_running_loop()),
+        **options,
+    )
+
+
+async def append(engines: Engines, data: bytes = b"1") -> Any:
+    answer = asyncio.get_running_loop().create_future()
+    engines.log.append("room", Draft("alice", data), KEEP, answer.set_result)
+    return await asyncio.wait_for(answer, 20)
+
+
+def no_threads() -> bool:
+    return not [thread for thread in threading.enumerate() if thread.name.startswith("duolink")]
+
+
+def test_it_says_it_is_durable_and_has_no_problem():
+    world = World()
+    assert world.engines.durable and world.engines.problem() == ""
+    world.disk.full = True
+    world.append()
+    assert world.engines.problem() == "the disk is full" and world.news == ["the disk is full"]
+    world.disk.full = False
+    world.turn()
+    assert world.engines.problem() == "" and world.news[1:] == ["recovered"]
+
+
+def test_no_thread_is_left_after_close_and_the_file_can_be_opened_again(tmp_path):
+    async def main() -> None:
+        for offset in (1, 2, 3):
+            engines = open_engines(tmp_path)
+            assert (await append(engines)).entry.offset == offset
+            engines.close()
+            assert no_threads()
+
+    asyncio.run(main())
+
+
+def test_close_while_much_is_under_way_keeps_what_was_answered_and_answers_nothing_after_it(tmp_path):
+    async def main() -> int:
+        engines = open_engines(tmp_path)
+        answered: list[Any] = []
+        for _ in range(50):
+            for _ in range(100):
+                engines.log.append("room", Draft("alice", b"1"), KEEP, answered.append)
+            await asyncio.sleep(0)
+        count = len(answered)
+        engines.close()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert len(answered) == count
+        return count
+
+    count = asyncio.run(main())
+    with closing(open_read_only(str(tmp_path / "test.db"))) as db:
+        assert db.execute("SELECT top FROM channels").get >= count
+        assert not [fault for _, faults in check(db) for fault in faults]
+
+
+def test_what_cannot_be_opened_leaves_neither_threads_nor_locks(tmp_path):
+    async def main() -> None:
+        engines = open_engines(tmp_path)
+        with pytest.raises(DatabaseError, match="in use"):
+            open_engines(tmp_path)
+        engines.close()
+        assert no_threads()
+
+    asyncio.run(main())
+    Database(str(tmp_path / "test.db")).close()
+
+
+def test_an_error_of_sqlite_while_opening_is_one_sentence(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise apsw.FullError("database or disk is full")
+
+    async def main() -> None:
+        monkeypatch.setattr(module, "_initialize", fail)
+        with pytest.raises(DatabaseError, match=r"test.db cannot be opened: the disk is full\."):
+            open_engines(tmp_path)
+
+    asyncio.run(main())
+    Database(str(tmp_path / "test.db")).close()
+
+
+def test_a_thread_that_fails_and_recovers_is_heard_of(tmp_path, monkeypatch):
+    monkeypatch.setattr("duolink.engines.sqlite.threads.RETRY_EVERY", 0.001)
+
+    async def main() -> None:
+        news: asyncio.Queue[str] = asyncio.Queue()
+        engines = open_engines(
+            tmp_path, on_problem=news.put_nowait, on_recovered=lambda: news.put_nowait("recovered")
+        )
+        writer: Any = engines.log._writer  # type: ignore[attr-defined]
+        database = writer._transactions._database
+        pages = database.writer.pragma("page_count")
+        database.writer.pragma("max_page_count", pages)  # as if the disk were full
+        assert isinstance(await append(engines, bytes(100_000)), Failure)
+        assert await asyncio.wait_for(news.get(), 20) == "the disk is full"
+        assert await asyncio.wait_for(news.get(), 20) == "recovered"
+        assert (await append(engines)).entry.offset == 1
+        engines.close()
+
+    asyncio.run(main())
+
+
+def test_the_invariants_hold_after_everything_and_notice_what_is_wrong():
+    world = World()
+    for number in range(300):
+        world.append(bytes(number), name="ab"[number % 2] if number % 3 else "", key=f"k{number}")
+    world.engines.close()
+    with closing(Database("test.db", vfs=world.disk.vfs)) as database:
+        db = database.writer
+        assert not [fault for _, faults in check(db) for fault in faults]
+        for statement, problem in {
+            "INSERT INTO entries VALUES (77, 1, 0, 0, 0, '', '', x'')": "of a channel that is not there",
+            "UPDATE channels SET top = 5": "outside of their channel's offsets",
+            "DELETE FROM entries WHERE offset = 290": "history has holes",
+            "UPDATE channels SET first = lowest - 1": "offsets are out of order",
+            "UPDATE channels SET state_size = 1": "count their shared state wrong",
+            "UPDATE state SET version = 1000": "or newer than it",
+            "UPDATE keys SET offset = 1000": "keys newer than their channel",
+        }.items():
+            db.execute("BEGIN")
+            db.execute(statement)
+            faults = [fault for _, found in check(db) for fault in found]
+            assert any(problem in fault for fault in faults), (statement, faults)
+            db.execute("ROLLBACK")
