@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks import report
 from benchmarks.build import BUILD, BuildError, build
+from benchmarks.database import filled
 from benchmarks.measurement import Cores, MeasurementError, measure
 from benchmarks.scenario import SCENARIOS, Scenario, Server
 
@@ -40,13 +41,19 @@ def main(quick: bool, rounds: int, pairs: int, only: tuple[str, ...], no_docs: b
     rounds = 1 if quick else rounds
     try:
         cores = Cores.choose()
+        load = os.getloadavg()[0]
         with errors.status("Building the peers and the load generator"):
             build()
-        load = os.getloadavg()[0]
+        share = 0.1 if quick else 1.0
+        for messages in {server.holding(share) for scenario in scenarios for server in scenario.servers} - {
+            0
+        }:
+            with errors.status(f"Filling a database with {messages:,} messages, unless it is there"):
+                filled(messages)
         if load > BUSY:
             errors.print("[yellow]This machine is busy: the figures will be noisy.")
         os.sched_setaffinity(0, {cores.load})
-        runs = _measure_all(scenarios, cores, rounds, pairs, 0.1 if quick else 1.0, errors)
+        runs = _measure_all(scenarios, cores, rounds, pairs, share, errors)
     except (BuildError, MeasurementError) as error:
         errors.print(f"[red]{error}", markup=True, highlight=False)
         sys.exit(1)

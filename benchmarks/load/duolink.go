@@ -17,6 +17,7 @@ type session struct {
 	id       string
 	run      int64
 	welcomed bool
+	durable  bool
 	message  func(kind []byte, members []field)
 	members  []field
 }
@@ -43,11 +44,12 @@ func (s *session) take(frame []byte) {
 		switch string(kind) {
 		case "welcome":
 			s.run, s.welcomed = number(member(s.members, "run")), true
-		case "error", "goodbye", "wait", "skip", "unsubscribed":
+			s.durable = string(member(s.members, "durable")) == "true"
+		case "error", "goodbye", "skip", "unsubscribed":
 			fail("%s: the server sent %s", s.id, line)
 		case "ping":
 			s.send([]byte(fmt.Sprintf(`{"type":"pong","id":%d}`, number(member(s.members, "id")))))
-		case "peer", "join", "leave", "stored":
+		case "peer", "join", "leave":
 		default:
 			if s.message == nil {
 				fail("%s: unexpected %s", s.id, line)
@@ -80,12 +82,14 @@ type linkEnd struct {
 	times      []int64
 	answers    []int64 // numbers that want an answer
 	scratch    []byte
+	waiting    bool // the server has dropped what we sent, and will say from where to begin again
 }
 
 // take accepts one message of the link and everything it says about ours.
 func (e *linkEnd) take(kind []byte, members []field) {
-	var run, seq, base, ackRun, ack int64
-	var from, data []byte
+	var run, seq, base, ackRun, ack, arrived int64
+	var from, to, data []byte
+	want := false
 	for _, f := range members {
 		switch string(f.name) {
 		case "run":
@@ -100,11 +104,21 @@ func (e *linkEnd) take(kind []byte, members []field) {
 			ack = number(f.value)
 		case "from":
 			from = f.value
+		case "to":
+			to = f.value
+		case "received":
+			arrived = number(f.value)
+		case "want":
+			want = string(f.value) == "true"
 		case "data":
 			data = f.value
-		case "lost", "want":
+		case "lost":
 			fail("%s: the other end lost messages", e.id)
 		}
+	}
+	if string(kind) == "wait" && string(to) == e.other.id && e.base == 1 {
+		e.waiting = true // a durable server looks first what an earlier process of the other end may have had
+		return
 	}
 	if string(from) != e.other.id {
 		fail("%s: a message from %q", e.id, from)
@@ -136,6 +150,37 @@ func (e *linkEnd) take(kind []byte, members []field) {
 			e.base = ack + 1
 		}
 	}
+	if want {
+		if !e.waiting || arrived != 0 || ack != 0 {
+			fail("%s: asked to send again after %d", e.id, arrived)
+		}
+		count := int(e.sent)
+		e.waiting, e.sent = false, 0
+		e.acked = 0 // what acknowledgements the messages carried was dropped with them
+		e.write(count, nil)
+	}
+}
+
+// appendMessage begins a message: everything before what it acknowledges and its data.
+func appendMessage(out []byte, to string, run, seq, base int64) []byte {
+	if len(out) > 0 {
+		out = append(out, '\n')
+	}
+	out = append(out, `{"type":"message","to":"`...)
+	out = append(out, to...)
+	out = append(out, `","run":`...)
+	out = strconv.AppendInt(out, run, 10)
+	out = append(out, `,"seq":`...)
+	out = strconv.AppendInt(out, seq, 10)
+	out = append(out, `,"base":`...)
+	return strconv.AppendInt(out, base, 10)
+}
+
+// appendData ends a message: 64 bytes of user data, the quotes included.
+func appendData(out []byte, seq int64) []byte {
+	out = append(out, `,"data":"`...)
+	out = payload(out, seq)
+	return append(out[:len(out)-2], `"}`...)
 }
 
 // write sends `count` messages; number i acknowledges answers[i], the message that it answers.
@@ -144,17 +189,7 @@ func (e *linkEnd) write(count int, answers []int64) {
 	for i := 0; i < count; i++ {
 		e.sent++
 		e.times[e.sent&int64(len(e.times)-1)] = now
-		if len(out) > 0 {
-			out = append(out, '\n')
-		}
-		out = append(out, `{"type":"message","to":"`...)
-		out = append(out, e.other.id...)
-		out = append(out, `","run":`...)
-		out = strconv.AppendInt(out, e.run, 10)
-		out = append(out, `,"seq":`...)
-		out = strconv.AppendInt(out, e.sent, 10)
-		out = append(out, `,"base":`...)
-		out = strconv.AppendInt(out, e.base, 10)
+		out = appendMessage(out, e.other.id, e.run, e.sent, e.base)
 		if i < len(answers) {
 			e.acked = answers[i]
 			out = append(out, `,"ack_run":`...)
@@ -162,9 +197,7 @@ func (e *linkEnd) write(count int, answers []int64) {
 			out = append(out, `,"ack":`...)
 			out = strconv.AppendInt(out, e.acked, 10)
 		}
-		out = append(out, `,"data":"`...)
-		out = payload(out, e.sent)
-		out = append(out[:len(out)-2], `"}`...) // the quotes are user data too: 64 bytes in all
+		out = appendData(out, e.sent)
 		if e.separately {
 			e.send(out)
 			out = out[:0]
@@ -192,7 +225,8 @@ func (e *linkEnd) acknowledge() {
 	}
 }
 
-func duolinkPairs(l *loop, o options, m *meter) {
+// newPairs brings pairs online: ends 2i and 2i+1 belong together.
+func newPairs(l *loop, o options, m *meter) []*linkEnd {
 	ends := make([]*linkEnd, 0, 2*o.pairs)
 	for i := 0; i < 2*o.pairs; i++ {
 		e := &linkEnd{session: newSession(l, o, fmt.Sprintf("load-%d", i)), meter: m, separately: o.separately, base: 1}
@@ -207,6 +241,11 @@ func duolinkPairs(l *loop, o options, m *meter) {
 			run(l)
 		}
 	}
+	return ends
+}
+
+func duolinkPairs(l *loop, o options, m *meter) {
+	ends := newPairs(l, o, m)
 	for i := 0; i < len(ends); i += 2 {
 		ends[i].write(o.inFlight, nil)
 		l.flush(ends[i].connection)

@@ -13,9 +13,9 @@ import (
 )
 
 type options struct {
-	address, mode, protocol                                          string
-	pid, pairs, inFlight, subscribers, connections, warmup, messages int
-	separately                                                       bool
+	address, mode, protocol                                                   string
+	pid, pairs, inFlight, subscribers, connections, senders, warmup, messages int
+	separately                                                                bool
 }
 
 const patience = 10_000 // ms of silence after which a run has failed
@@ -30,13 +30,14 @@ func run(l *loop) {
 func main() {
 	var o options
 	flag.StringVar(&o.address, "address", "127.0.0.1:8080", "the server")
-	flag.StringVar(&o.mode, "mode", "pair", "pair, fanout or idle")
+	flag.StringVar(&o.mode, "mode", "pair", "pair, fanout or idle; duolink only: durable, stored, drain or relay")
 	flag.StringVar(&o.protocol, "protocol", "duolink", "duolink, or raw for a relay without a protocol")
 	flag.IntVar(&o.pid, "pid", 0, "the server's process")
-	flag.IntVar(&o.pairs, "pairs", 1, "pairs of clients (pair)")
-	flag.IntVar(&o.inFlight, "in-flight", 1, "messages in flight per pair (pair)")
+	flag.IntVar(&o.pairs, "pairs", 1, "pairs of clients (pair, stored)")
+	flag.IntVar(&o.inFlight, "in-flight", 1, "messages in flight per pair (pair, stored, relay)")
 	flag.BoolVar(&o.separately, "separately", false, "one frame per message where duolink's clients join several (pair)")
 	flag.IntVar(&o.subscribers, "subscribers", 1000, "receivers of each message (fanout)")
+	flag.IntVar(&o.senders, "senders", 100, "senders to absent receivers (durable, stored)")
 	flag.IntVar(&o.connections, "connections", 1000, "connections (idle)")
 	flag.IntVar(&o.warmup, "warmup", 20_000, "deliveries before the measurement")
 	flag.IntVar(&o.messages, "messages", 100_000, "deliveries to measure")
@@ -56,6 +57,14 @@ func main() {
 		rawFanout(l, o, m)
 	case "fanout duolink":
 		duolinkFanout(l, o, m)
+	case "durable duolink":
+		durable(l, o, m)
+	case "stored duolink":
+		answer = stored(l, o, m)
+	case "drain duolink":
+		answer = drain(l, o)
+	case "relay duolink":
+		relay(l, o, m)
 	case "idle raw", "idle duolink":
 		answer = idle(l, o)
 	default:

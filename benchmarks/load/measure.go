@@ -29,29 +29,32 @@ type meter struct {
 	seen            int
 	cpu             int64 // ns at the start, then the difference
 	own             int64
+	written         int64 // bytes, likewise
 	started         time.Time
 	wall            time.Duration
-	latencies       []uint32 // ns, one per measured message
+	latencies       []int64 // ns, one per measured message
 	measuring, done bool
 }
 
 func newMeter(pid, warmup, messages int) *meter {
-	return &meter{pid: pid, warmup: warmup, total: warmup + messages, latencies: make([]uint32, 0, messages)}
+	return &meter{pid: pid, warmup: warmup, total: warmup + messages, latencies: make([]int64, 0, messages)}
 }
 
 // count takes note of one delivered message that was sent at `sent`.
 func (m *meter) count(sent, now int64) {
 	m.seen++
 	if m.measuring {
-		m.latencies = append(m.latencies, uint32(now-sent))
+		m.latencies = append(m.latencies, now-sent)
 		if m.seen == m.total {
 			m.cpu = cpuTime(m.pid) - m.cpu
 			m.own = cpuTime(os.Getpid()) - m.own
 			m.wall = time.Since(m.started)
+			m.written = written(m.pid) - m.written
 			m.measuring, m.done = false, true
 		}
 	} else if m.seen == m.warmup {
 		m.measuring = true
+		m.written = written(m.pid)
 		m.started = time.Now()
 		m.own = cpuTime(os.Getpid())
 		m.cpu = cpuTime(m.pid)
@@ -66,6 +69,7 @@ type result struct {
 	P50       float64 `json:"p50_us"`
 	P95       float64 `json:"p95_us"`
 	P99       float64 `json:"p99_us"`
+	Written   int64   `json:"written_bytes"` // what the server wrote to a disk
 }
 
 func (m *meter) result() result {
@@ -82,6 +86,7 @@ func (m *meter) result() result {
 		P50:       percentile(0.50),
 		P95:       percentile(0.95),
 		P99:       percentile(0.99),
+		Written:   m.written,
 	}
 }
 
@@ -105,15 +110,25 @@ func cpuTime(pid int) int64 {
 
 // residentSize is the RSS of a process in bytes.
 func residentSize(pid int) int64 {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	check(err, "status")
-	for _, line := range strings.Split(string(status), "\n") {
-		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == "VmRSS:" {
-			kib, err := strconv.ParseInt(fields[1], 10, 64)
-			check(err, "VmRSS")
-			return kib * 1024
+	return entry(fmt.Sprintf("/proc/%d/status", pid), "VmRSS:") * 1024
+}
+
+// written is how many bytes a process has caused to be written to a disk; sockets do not count.
+func written(pid int) int64 {
+	return entry(fmt.Sprintf("/proc/%d/io", pid), "write_bytes:")
+}
+
+// entry finds a number in a file of lines that begin with a name.
+func entry(path, name string) int64 {
+	text, err := os.ReadFile(path)
+	check(err, path)
+	for _, line := range strings.Split(string(text), "\n") {
+		if fields := strings.Fields(line); len(fields) >= 2 && fields[0] == name {
+			value, err := strconv.ParseInt(fields[1], 10, 64)
+			check(err, name)
+			return value
 		}
 	}
-	fail("no VmRSS of process %d", pid)
+	fail("no %s in %s", name, path)
 	return 0
 }
