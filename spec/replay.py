@@ -34,6 +34,7 @@ from duolink.protocol.messages import (
     PresenceQuery,
     Publish,
     Refresh,
+    Set,
     Signal,
 )
 from duolink.protocol.paths import PathKind
@@ -43,7 +44,13 @@ from duolink.protocol.subscriptions import ChannelJoined, ChannelRefused, Presen
 Object = dict[str, Any]
 
 DECODERS = {"client": codec.CLIENT, "server": codec.SERVER, "peer": codec.PEER}
-_COMMANDS = {"publish": Publish, "history": History, "presence": PresenceQuery, "refresh": Refresh}
+_COMMANDS = {
+    "publish": Publish,
+    "history": History,
+    "presence": PresenceQuery,
+    "refresh": Refresh,
+    "set": Set,
+}
 
 
 def payload(written: Any) -> bytes:
@@ -237,7 +244,7 @@ def _do_to_session(
     elif do == "close":
         machine.close(now)
     elif do == "want":
-        position = {name: step[name] for name in ("epoch", "offset", "presence") if name in step}
+        position = {name: step[name] for name in ("epoch", "offset", "presence", "state") if name in step}
         machine.subscriptions.want(step["channel"], **position)
     elif do == "drop":
         machine.subscriptions.drop(step["channel"])
@@ -293,7 +300,9 @@ def _event(event: Any) -> Object:
         return {"event": "ephemeral", "message": as_object(event.ephemeral)}
     if isinstance(event, ChannelJoined):
         joined: Object = {"event": "joined", **event._asdict()}
-        del joined["gap"]
+        del joined["gap"], joined["state"]
+        if event.state is not None:
+            joined["state"] = [as_object(entry) for entry in event.state]
         gap = event.gap
         return joined | ({"gap": {"reason": gap.reason, "first": gap.first, "last": gap.last}} if gap else {})
     if isinstance(event, ChannelRefused):

@@ -19,7 +19,7 @@ GOOD: dict[str, list[tuple[str, str]]] = {
         (
             "hello, everything",
             '{"type":"hello","protocol":1,"client_id":"alice","token":"t","session":"s1","secret":"x","run":7,'
-            '"features":["a"],"subscriptions":[{"channel":"news","epoch":"e1","offset":4,"presence":true}],'
+            '"features":["a"],"subscriptions":[{"channel":"news","epoch":"e1","offset":4,"presence":true,"state":true}],'
             '"watch":["bob"]}',
         ),
         (
@@ -91,8 +91,22 @@ GOOD: dict[str, list[tuple[str, str]]] = {
             "subscribe from a position",
             '{"type":"subscribe","id":5,"channels":[{"channel":"news","epoch":"e","offset":3},{"channel":"b"}]}',
         ),
+        (
+            "subscribe, with the shared state",
+            '{"type":"subscribe","id":5,"channels":[{"channel":"doc","state":true}]}',
+        ),
         ("publish", '{"type":"publish","id":6,"channel":"news","key":"k1","data":[]}'),
         ("publish again", '{"type":"publish","id":6,"channel":"news","key":"k1","age":1200,"data":[]}'),
+        ("set", '{"type":"set","id":6,"channel":"doc","name":"title","data":{"text":"a"}}'),
+        (
+            "set, everything",
+            '{"type":"set","id":6,"channel":"doc","name":"title/ä","key":"k1","age":1200,"expect":41,"data":null}',
+        ),
+        (
+            "set what is not there: 0 is not absent",
+            '{"type":"set","id":6,"channel":"doc","name":"a","expect":0,"data":1}',
+        ),
+        ("set, deleted", '{"type":"set","id":6,"channel":"doc","name":"title","deleted":true,"expect":42}'),
         ("history", '{"type":"history","id":7,"channel":"news"}'),
         ("history of the newest", '{"type":"history","id":7,"channel":"news","limit":5,"last":true}'),
         (
@@ -122,6 +136,11 @@ GOOD: dict[str, list[tuple[str, str]]] = {
             '{"type":"error","code":"too_large","message":"no","to":"bob","lane":"messages","run":7,"seq":3}',
         ),
         ("error of a channel", '{"type":"error","code":"forbidden","channel":"news","id":5}'),
+        (
+            "error of a compare-and-set",
+            '{"type":"error","code":"conflict","message":"the name has version 42","id":6,"version":42}',
+        ),
+        ("error of a compare-and-set, not there", '{"type":"error","code":"conflict","id":6}'),
         ("error that is fatal", '{"type":"error","code":"overloaded","retry_after":1500,"fatal":true}'),
         ("message to a client", '{"type":"message","from":"bob","run":3,"seq":1,"base":1,"data":"hi"}'),
         (
@@ -178,6 +197,20 @@ GOOD: dict[str, list[tuple[str, str]]] = {
             '{"type":"publication","channel":"news","offset":10,"from":"bob","time":1795468800123,"data":{}}',
         ),
         ("publication of a page", '{"type":"publication","channel":"news","offset":3,"page":7,"data":1}'),
+        (
+            "publication that sets a name",
+            '{"type":"publication","channel":"doc","offset":42,"from":"bob","time":1795468800123,"name":"title","data":{"text":"a"}}',
+        ),
+        (
+            "publication that deletes a name",
+            '{"type":"publication","channel":"doc","offset":43,"from":"bob","name":"title","deleted":true}',
+        ),
+        (
+            "publication of a snapshot",
+            '{"type":"publication","channel":"doc","offset":7,"from":"bob","name":"lock","state":true,"data":"bob"}',
+        ),
+        ("snapshot", '{"type":"snapshot","channel":"doc","count":2,"id":5}'),
+        ("snapshot of nothing, after a hello", '{"type":"snapshot","channel":"doc","count":0}'),
         ("history_page", '{"type":"history_page","id":7,"channel":"news","epoch":"e","offset":10,"count":2}'),
         (
             "history_page with a gap",
@@ -244,6 +277,8 @@ BAD: list[tuple[str, str, Any, str]] = [
     ("a client's join", "client", '{"type":"join","channel":"c","client_id":"a"}', "unknown_type"),
     ("a server's hello", "server", '{"type":"hello","protocol":1,"client_id":"a"}', "unknown_type"),
     ("a server's subscribe", "server", '{"type":"subscribe","id":1,"channels":[]}', "unknown_type"),
+    ("a server's set", "server", '{"type":"set","id":1,"channel":"c","name":"a","data":1}', "unknown_type"),
+    ("a client's snapshot", "client", '{"type":"snapshot","channel":"c","count":0}', "unknown_type"),
     ("a server's publish", "server", '{"type":"publish","id":1,"channel":"c","data":1}', "unknown_type"),
     ("a peer's welcome", "peer", WELCOME + "}", "unknown_type"),
     ("a peer's hello", "peer", '{"type":"hello","protocol":1,"client_id":"a"}', "unknown_type"),
@@ -277,6 +312,11 @@ BAD: list[tuple[str, str, Any, str]] = [
     ("subscribe to an empty channel", "client", '{"type":"subscribe","id":1,"channels":[{"channel":""}]}', "malformed"),
     ("subscribe to a long channel", "client", ['{"type":"subscribe","id":1,"channels":[{"channel":"', ["a", 256], '"}]}'], "malformed"),
     ("subscribe to a string", "client", '{"type":"subscribe","id":1,"channels":["news"]}', "malformed"),
+    ("set without a name", "client", '{"type":"set","id":1,"channel":"c","data":1}', "malformed"),
+    ("set of an empty name", "client", '{"type":"set","id":1,"channel":"c","name":"","data":1}', "malformed"),
+    ("set of a long name", "client", ['{"type":"set","id":1,"channel":"c","name":"', ["n", 256], '","data":1}'], "malformed"),
+    ("set that expects less than nothing", "client", '{"type":"set","id":1,"channel":"c","name":"a","expect":-1}', "malformed"),
+    ("set that expects null", "client", '{"type":"set","id":1,"channel":"c","name":"a","expect":null}', "malformed"),
     ("publish with a long key", "client", ['{"type":"publish","id":1,"channel":"c","key":"', ["k", 65], '","data":1}'], "malformed"),
     ("history of too much", "client", '{"type":"history","id":1,"channel":"c","limit":1001}', "malformed"),
     ("lost as an object", "client", '{"type":"ack","to":"b","run":1,"seq":1,"lost":[{"first":1}]}', "malformed"),
@@ -348,6 +388,11 @@ BINARY: list[tuple[str, str, Any, str]] = [
     ("ephemeral", "client", '{"type":"ephemeral","to":"b","binary":true}\nx', "ephemeral"),
     ("publish", "client", '{"type":"publish","id":1,"channel":"c","binary":true}\nx', "publish"),
     ("publication", "server", '{"type":"publication","channel":"c","offset":1,"binary":true}\nx', "publication"),
+    ("set", "client", '{"type":"set","id":1,"channel":"c","name":"a","binary":true}\nx', "set"),
+    (
+        "publication of a snapshot", "server",
+        '{"type":"publication","channel":"c","offset":1,"name":"a","state":true,"binary":true}\nx', "publication",
+    ),
     ("on a data channel", "peer", '{"type":"message","run":1,"seq":1,"base":1,"binary":true}\nx', "message"),
     ("exactly 65,536 bytes", "client", [B, ["x", 65536 - len(B)]], "message"),
     ("one byte too large", "client", [B, ["x", 65537 - len(B)]], "too_large"),

@@ -49,6 +49,11 @@ def again(at: float, **changes: Any) -> list[Step]:
     return [do(at, "opened", token="t"), welcome(at, resumed=True, attachment=2, secret="x2", **changes)]
 
 
+def entry(version: int, name: str) -> dict[str, Any]:
+    """One name of a snapshot."""
+    return message("publication", channel="doc", offset=version, name=name, state=True, data=version)
+
+
 HISTORIES: list[tuple[str, str, list[Step]]] = [
     ("first connect", "hello, welcome, online.", online()),
     (
@@ -200,6 +205,55 @@ HISTORIES: list[tuple[str, str, list[Step]]] = [
             hear(2, message("unsubscribed", channel="a", code="moved", resubscribe=True)),
             hear(3, message("subscribed", channel="a", epoch="e", offset=5, id=3, recovered=True)),
             hear(4, message("unsubscribed", channel="a", code="forbidden")),
+        ],
+    ),
+    (
+        "shared state: a snapshot, then what changes",
+        "The subscription stands when the snapshot is whole; deltas are publications.",
+        [
+            *online(), do(1, "want", channel="doc", state=True),
+            hear(1.1, message("subscribed", channel="doc", epoch="e", offset=9, id=1), message("snapshot", channel="doc", count=2, id=1), entry(3, "a")),
+            hear(1.2, entry(8, "b"), message("publication", channel="doc", offset=10, name="a", deleted=True)),
+            lost(2), *tick(2.5), *again(3),
+            hear(
+                3.1, message("subscribed", channel="doc", epoch="e", offset=10, recovered=True),
+                message("publication", channel="doc", offset=11, name="a", data=11),
+            ),
+        ],
+    ),
+    (
+        "shared state: cut in the middle of a snapshot",
+        "The position stays that of the state the application has, so that the next answer is a gap and a snapshot, too.",
+        [
+            *online(), do(1, "want", channel="doc", epoch="d", offset=5, state=True),
+            hear(
+                1.1, message("subscribed", channel="doc", epoch="e", offset=9, id=1, gap={"reason": "epoch"}),
+                message("snapshot", channel="doc", count=2, id=1), entry(3, "a"),
+            ),
+            lost(2), *tick(2.5), *again(3),
+            hear(
+                3.1, message("subscribed", channel="doc", epoch="e", offset=10, gap={"reason": "epoch"}),
+                message("snapshot", channel="doc", count=1), entry(3, "a"),
+            ),
+        ],
+    ),
+    (
+        "shared state: a snapshot of an earlier beginning",
+        "Dropped and wanted again while it was on its way: what belongs to another id, or to nothing, is ignored.",
+        [
+            *online(), do(1, "want", channel="doc", state=True),
+            hear(1.1, message("subscribed", channel="doc", epoch="e", offset=9, id=1), message("snapshot", channel="doc", count=2, id=1)),
+            do(1.2, "drop", channel="doc"), do(1.3, "want", channel="doc", state=True), hear(1.4, entry(3, "a"), entry(8, "b")),
+            hear(1.5, message("snapshot", channel="doc", count=0, id=1)),
+            hear(2, message("subscribed", channel="doc", epoch="e", offset=9, id=3), message("snapshot", channel="doc", count=1, id=3), entry(9, "c")),
+        ],
+    ),
+    (
+        "a write that finds another version",
+        "Keyed like a publish: over a reconnect it is sent again with its age.",
+        [
+            *online(), do(1, "command", context="w", message=message("set", channel="doc", name="a", key="k", expect=3, data=1)),
+            lost(2), *tick(2.5), *again(3), hear(4, message("error", code="conflict", id=1, version=7)),
         ],
     ),
     (

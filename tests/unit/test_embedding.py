@@ -66,6 +66,7 @@ def test_the_example_of_its_docstring() -> None:
 
             position = await server.publish("news", {"hello": "everybody"})
             assert position.offset == 1 and position.epoch
+            assert await server.set("news", "headline", "Hello") == 2
             async with duolink.connect(server.url, client_id="alice") as alice:
                 assert await alice.link("$server").request("time") == {"you": "alice", "asked": "time"}
                 messages = alice.link("$server").messages()
@@ -231,6 +232,37 @@ def test_publishing() -> None:
                 with pytest.raises(DataError):
                     await server.publish("news", value)
             assert heard == [("news", "$server", 1, b"[1,2]", False), ("news", "$server", 2, b"\0\n", True)]
+
+    run(main())
+
+
+def test_shared_state() -> None:
+    async def main() -> None:
+        async with Server(port=0) as server:
+            version = await server.set("doc", "title", {"text": "a"}, expect=0)
+            for refused in (server.set("doc", "title", 1, expect=9), server.delete("doc", "title", expect=0)):
+                with pytest.raises(PublishFailed) as failed:
+                    await refused
+                assert (failed.value.code, failed.value.version) == ("conflict", version)
+            async with duolink.connect(server.url, client_id="alice") as alice:
+                channel = alice.channel("doc")
+                async with channel.subscribe(state=True) as subscription:
+                    entry = subscription.state["title"]
+                    assert (entry.value, entry.version, entry.sender) == ({"text": "a"}, version, "$server")
+                    await channel.set("title", b"\0\n", expect=version)
+                    item = await anext(subscription)
+                    assert isinstance(item, duolink.StateSet) and item.value == b"\0\n"
+                    await server.delete("doc", "title", expect=item.version)
+                    assert isinstance(await anext(subscription), duolink.StateDeleted)
+                    assert not subscription.state
+                with pytest.raises(duolink.Conflict):
+                    await channel.set("title", 1, expect=item.version)
+                assert await channel.state() == {}
+            for name in ("", "x" * 256):
+                with pytest.raises(PublishFailed, match="malformed"):
+                    await server.set("doc", name, 1)
+            with pytest.raises(DataError):
+                await server.set("doc", "title", object())
 
     run(main())
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from duolink.engines import memory
-from duolink.engines.base import Draft, Failure, Retention, Unknown
+from duolink.engines.base import Appended, Draft, Failure, Full, Retention, Unknown
 from duolink.engines.memory import Late, MemoryRegistry, memory_engines
 
 NOTHING = Retention(0, 0.0, 0)
@@ -112,3 +112,36 @@ def test_late_is_late_reordered_and_the_same_for_the_same_seed():
 
     assert play(1) == play(1) != play(2)
     assert [answer for answer in play(1) if isinstance(answer, int)] == list(range(8))
+
+
+def test_all_shared_state_together_is_bounded_and_what_is_deleted_makes_room(monkeypatch):
+    monkeypatch.setattr(memory, "MAX_STATE", 2000)
+    _, engines = make()
+
+    def write(channel: str, **draft):
+        answers: list = []
+        draft = Draft("alice", name="n", **{"data": b"x" * 1000, **draft})
+        engines.log.append(channel, draft, Retention(0, 0.0, 0), answers.append)
+        return type(answers[0])
+
+    assert [write(f"c{number}") for number in range(3)] == [Appended, Appended, Full]
+    assert write("c1", data=b"", deleted=True) is Appended
+    assert [write("c2"), write("c3")] == [Appended, Full]
+
+
+def test_a_log_is_forgotten_when_the_last_name_is_deleted():
+    clock, engines = make()
+
+    def write(**draft):
+        engines.log.append("doc", Draft("alice", b"", name="n", **draft), NOTHING, lambda _: None)
+
+    def others(count: int) -> int:
+        for number in range(count):
+            clock.seconds += memory.LOG_LIFE
+            engines.log.append(f"other{number}", Draft("alice", b""), NOTHING, lambda _: None)
+        return len(engines.log)
+
+    write()
+    assert others(5) == 2, "the one that has state, and the last of the others"
+    write(deleted=True)
+    assert others(5) == 1

@@ -40,6 +40,7 @@ SAMPLES: dict[str, Any] = {
     "ephemeral": messages.Ephemeral(to="bob"),
     "subscribe": messages.Subscribe(id=1, channels=[messages.Position("room")]),
     "publish": Publish(id=1, channel="room"),
+    "set": messages.Set(id=1, channel="room", name="a"),
     "history": messages.History(id=1, channel="room"),
     "presence": messages.PresenceQuery(id=1, channel="room"),
 }
@@ -47,7 +48,8 @@ OPEN_ANSWERS = {
     "hello": ("error", "goodbye"), "goodbye": ("goodbye",), "refresh": ("refreshed",), "ping": ("pong",),
     "pong": (), "message": ("error",), "ack": (), "skip": ("error",), "probe": ("error",),
     "watch": ("watching", "peer"), "signal": (), "ephemeral": (), "subscribe": ("subscribing", "subscribed"),
-    "publish": ("published",), "history": ("history_page",), "presence": ("presence_list",),
+    "publish": ("published",), "set": ("published",), "history": ("history_page",),
+    "presence": ("presence_list",),
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from duolink.protocol.messages import (
     Ping,
     PresenceList,
     Publication,
+    Snapshot,
     Subscribe,
     Subscribed,
     Unsubscribed,
@@ -222,3 +223,90 @@ def test_there_are_at_most_as_many_as_the_server_takes() -> None:
         channels.want(name)
     with pytest.raises(TooManySubscriptions, match="at most 2"):
         channels.want("c")
+
+
+# --- shared state ------------------------------------------------------------------------------------
+
+
+def following(epoch: str = "", offset: int = 0) -> Subscriptions:
+    """One channel that waits for its snapshot."""
+    channels = Subscriptions()
+    channels.want("doc", epoch=epoch, offset=offset, state=True)
+    (command,) = channels.commands(4)
+    assert [(at.epoch, at.offset, at.state) for at in command.channels] == [(epoch, offset, True)]
+    return channels
+
+
+def entry(offset: int, name: str) -> Publication:
+    return Publication(channel="doc", offset=offset, name=name, state=True, data=Raw(b"1"))
+
+
+HEAD = Subscribed(channel="doc", epoch="e", offset=9, id=4)
+
+
+def test_a_channel_with_state_stands_when_its_snapshot_is_whole() -> None:
+    channels = following()
+    assert channels.receive(HEAD) is None
+    assert channels.receive(Snapshot(channel="doc", count=2, id=4)) is None
+    assert channels.receive(entry(3, "a")) is None and channels.position("doc") == ("", 0)
+    event = channels.receive(entry(8, "b"))
+    assert event == ChannelJoined("doc", "e", 9, False, None, (entry(3, "a"), entry(8, "b")))
+    assert channels.position("doc") == ("e", 9)
+    assert channels.receive(publication(10, "doc")) == Published("doc", publication(10, "doc"))
+
+
+def test_an_empty_snapshot_is_whole_at_once() -> None:
+    channels = following("d", 3)
+    gap = Gap("epoch")
+    assert channels.receive(Subscribed(channel="doc", epoch="e", offset=0, id=4, gap=gap)) is None
+    event = channels.receive(Snapshot(channel="doc", count=0, id=4))
+    assert event == ChannelJoined("doc", "e", 0, False, gap, ())
+
+
+def test_what_was_missed_needs_no_snapshot() -> None:
+    channels = following("e", 7)
+    event = channels.receive(Subscribed(channel="doc", epoch="e", offset=7, id=4, recovered=True))
+    assert event == ChannelJoined("doc", "e", 7, True, None, None)
+
+
+def test_who_does_not_ask_for_state_stands_at_once_and_hears_no_snapshot() -> None:
+    channels = joined(9)
+    assert channels.receive(Snapshot(channel="news", count=1)) is None
+    stray = Publication(channel="news", offset=10, name="a", state=True)
+    assert channels.receive(stray) is None and channels.position("news") == ("e", 9)
+
+
+def test_a_snapshot_that_belongs_to_nothing_is_dropped() -> None:
+    channels = following()
+    assert channels.receive(Snapshot(channel="doc", count=0, id=4)) is None, "before its subscribed"
+    channels.receive(HEAD)
+    assert channels.receive(entry(3, "a")) is None, "before its head"
+    assert channels.receive(Snapshot(channel="doc", count=0, id=3)) is None, "of an earlier command"
+    assert channels.receive(Snapshot(channel="other", count=0, id=4)) is None
+    assert channels.receive(Publication(channel="other", offset=1, state=True)) is None
+    assert channels.receive(Snapshot(channel="doc", count=1, id=4)) is None
+    assert channels.receive(publication(10, "doc")) is None, "before the snapshot is whole"
+    assert channels.receive(entry(3, "a")) == ChannelJoined("doc", "e", 9, False, None, (entry(3, "a"),))
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_snapshot_that_does_not_end_leaves_the_position_where_it_was(cut: bool) -> None:
+    """The position is that of the state the application has: what is missing would never come."""
+    channels = following("d", 5)
+    channels.receive(Subscribed(channel="doc", epoch="e", offset=9, id=4, gap=Gap("epoch")))
+    channels.receive(Snapshot(channel="doc", count=2, id=4))
+    channels.receive(entry(3, "a"))
+    if cut:
+        wanted = channels.hello()
+    else:
+        channels.receive(Unsubscribed(channel="doc", code="gap", resubscribe=True))
+        wanted = channels.commands(5)[-1].channels
+    assert [(at.epoch, at.offset, at.state) for at in wanted] == [("d", 5, True)]
+    assert channels.receive(entry(8, "b")) is None, "of the snapshot that did not end"
+
+
+def test_an_error_in_place_of_the_rest_of_a_snapshot_is_heard() -> None:
+    channels = following()
+    channels.receive(HEAD)
+    event = channels.receive(Error(code="forbidden", channel="doc", id=4))
+    assert event == ChannelRefused("doc", "forbidden", "")
