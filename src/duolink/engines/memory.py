@@ -12,16 +12,20 @@ from itertools import islice
 from typing import Any, Final, Protocol
 
 from duolink.engines.base import (
+    Answer,
     Appended,
+    Conflict,
     Done,
     Draft,
     Engines,
     Entry,
     Failure,
+    Full,
     MailboxLimits,
     Page,
     Retention,
     RunVerdict,
+    Snapshot,
     Top,
     Unknown,
 )
@@ -44,6 +48,13 @@ LOG_LIFE: Final = 300.0
 MAX_LOGS: Final = 200_000
 """Channels with a log at once; more are refused. Names are the clients' to choose, and a log costs ≈ 500
 bytes even when nobody has published."""
+
+MAX_STATE: Final = 256 << 20
+"""Bytes of all shared state together; beyond them there is no room. Time takes no state away, and channels
+are the clients' to name."""
+
+NAME_COST: Final = 512
+"""Bytes of memory that a name takes beside itself and its value."""
 
 SWEEP_EVERY: Final = 10.0
 """Seconds between two looks for logs to forget."""
@@ -134,7 +145,7 @@ class _TooManyLogs(Exception):
 class _ChannelLog:
     """One channel's log."""
 
-    __slots__ = ("entries", "epoch", "offset", "retention", "size", "used")
+    __slots__ = ("entries", "epoch", "offset", "retention", "size", "state", "state_size", "used")
 
     def __init__(self, epoch: str, now: float) -> None:
         self.epoch = epoch
@@ -142,6 +153,8 @@ class _ChannelLog:
         self.entries: deque[Entry] = deque()
         self.retention = Retention(0, 0.0, 0)
         self.size = 0
+        self.state: dict[str, Entry] = {}
+        self.state_size = 0
         self.used = now
 
     def trim(self, wall_ms: int) -> None:
@@ -151,9 +164,36 @@ class _ChannelLog:
         while entries and (len(entries) > keep.entries or self.size > keep.size or entries[0].time <= oldest):
             self.size -= len(entries.popleft().data)
 
+    def refusal(self, draft: Draft, retention: Retention) -> Conflict | Full | None:
+        """Say why a write to the state cannot be; None if it can."""
+        old = self.state.get(draft.name)
+        version = 0 if old is None else old.offset
+        if draft.expect not in (-1, version):
+            return Conflict(version)
+        if draft.deleted:
+            return None
+        keys = len(self.state) + (old is None)
+        size = self.state_size + _size(draft) - _size(old)
+        return Full() if keys > retention.keys or size > retention.state_size else None
+
+    def write(self, entry: Entry) -> int:
+        """Let an entry change the state. Returns how many bytes of memory that takes."""
+        names = len(self.state)
+        growth = -_size(self.state.pop(entry.name, None))
+        if not entry.deleted:
+            self.state[entry.name] = entry
+            growth += _size(entry)
+        self.state_size += growth
+        return growth + NAME_COST * (len(self.state) - names)
+
+
+def _size(written: Draft | Entry | None) -> int:
+    return 0 if written is None else len(written.name.encode()) + len(written.data)
+
 
 class MemoryLog:
-    """`Log` in memory. A log is forgotten when it is empty and nobody has used or held it for `LOG_LIFE`."""
+    """`Log` in memory. A log is forgotten when it is empty, without state, and nobody has used or held it for
+    `LOG_LIFE`."""
 
     def __init__(self, clock: Clock, new_epoch: Callable[[], str], schedule: Schedule) -> None:
         self._clock = clock
@@ -161,6 +201,7 @@ class MemoryLog:
         self._schedule = schedule
         self._logs: dict[str, _ChannelLog] = {}
         self._held: Counter[str] = Counter()
+        self._state_memory = 0
         self._keys: OrderedDict[tuple[str, str, str], tuple[float, Appended]] = OrderedDict()
         self._keys_since = clock.monotonic()  # every key used after this is still known
         self._swept = clock.monotonic()
@@ -169,15 +210,17 @@ class MemoryLog:
         """How many channels have a log."""
         return len(self._logs)
 
-    def append(
-        self, channel: str, draft: Draft, retention: Retention, done: Done[Appended | Unknown]
-    ) -> None:
+    def append(self, channel: str, draft: Draft, retention: Retention, done: Done[Answer]) -> None:
         """See `Log.append`."""
         self._submit(f"append {channel}", partial(self._append, channel, draft, retention), done)
 
     def read(self, channel: str, epoch: str, after: int, limit: int, done: Done[Page]) -> None:
         """See `Log.read`."""
         self._submit("", partial(self._read, channel, epoch, after, limit), done)
+
+    def state(self, channel: str, done: Done[Snapshot]) -> None:
+        """See `Log.state`."""
+        self._submit("", partial(self._state, channel), done)
 
     def top(self, channel: str, done: Done[Top]) -> None:
         """See `Log.top`."""
@@ -221,14 +264,20 @@ class MemoryLog:
         wall_ms = self._clock.wall_ms()
         for channel, log in list(self._logs.items()):
             log.trim(wall_ms)
-            if channel not in self._held and not log.entries and now >= log.used + LOG_LIFE:
+            if channel in self._held or log.entries or log.state:
+                continue
+            if now >= log.used + LOG_LIFE:
                 del self._logs[channel]
 
     def _top(self, channel: str) -> Top:
         log = self._log(channel)
         return Top(log.epoch, log.offset)
 
-    def _append(self, channel: str, draft: Draft, retention: Retention) -> Appended | Unknown:
+    def _state(self, channel: str) -> Snapshot:
+        log = self._log(channel)
+        return Snapshot(Top(log.epoch, log.offset), tuple(log.state.values()))
+
+    def _append(self, channel: str, draft: Draft, retention: Retention) -> Answer:
         now = self._clock.monotonic()
         key = (channel, draft.sender, draft.key)
         if draft.key:
@@ -239,8 +288,22 @@ class MemoryLog:
             if draft.age > 0 and now - draft.age < self._keys_since + KEY_MARGIN:
                 return Unknown()
         log = self._log(channel)
+        if draft.name:
+            refusal = self._refusal(log, draft, retention)
+            if refusal is not None:
+                return refusal
         log.offset += 1
-        entry = Entry(log.offset, draft.sender, self._clock.wall_ms(), draft.data, draft.binary)
+        entry = Entry(
+            log.offset,
+            draft.sender,
+            self._clock.wall_ms(),
+            draft.data,
+            draft.binary,
+            draft.name,
+            draft.deleted,
+        )
+        if draft.name:
+            self._state_memory += log.write(entry)
         log.entries.append(entry)
         log.size += len(entry.data)
         log.retention = retention
@@ -249,6 +312,12 @@ class MemoryLog:
         if draft.key:  # the answer needs no data
             self._keys[key] = now, Appended(log.epoch, entry._replace(data=b""))
         return appended
+
+    def _refusal(self, log: _ChannelLog, draft: Draft, retention: Retention) -> Conflict | Full | None:
+        refusal = log.refusal(draft, retention)
+        if refusal is None and not draft.deleted and self._state_memory > MAX_STATE:
+            return Full()
+        return refusal
 
     def _forget_keys(self, now: float) -> None:
         while self._keys:
