@@ -118,14 +118,14 @@ def test_all_shared_state_together_is_bounded_and_what_is_deleted_makes_room(mon
     monkeypatch.setattr(memory, "MAX_STATE", 2000)
     _, engines = make()
 
-    def write(channel: str, **draft):
+    def write(channel: str, data: bytes = b"x" * 1000, deleted: bool = False):
         answers: list = []
-        draft = Draft("alice", name="n", **{"data": b"x" * 1000, **draft})
-        engines.log.append(channel, draft, Retention(0, 0.0, 0), answers.append)
+        draft = Draft("alice", data, name="n", deleted=deleted)
+        engines.log.append(channel, draft, NOTHING, answers.append)
         return type(answers[0])
 
     assert [write(f"c{number}") for number in range(3)] == [Appended, Appended, Full]
-    assert write("c1", data=b"", deleted=True) is Appended
+    assert write("c1", b"", deleted=True) is Appended
     assert [write("c2"), write("c3")] == [Appended, Full]
 
 

@@ -168,8 +168,8 @@ def test_a_value_is_taken_if_everybody_can_be_told_it():
 
 
 def test_rights_to_publish_write_and_rights_to_subscribe_read():
-    reader = Identity(user="reader", subscribe=EVERYTHING, publish=Patterns([]), links=EVERYTHING)
-    writer = Identity(user="writer", subscribe=Patterns([]), publish=EVERYTHING, links=EVERYTHING)
+    reader = Identity(user="reader", subscribe=EVERYTHING, publish=Patterns(frozenset()), links=EVERYTHING)
+    writer = Identity(user="writer", subscribe=Patterns(frozenset()), publish=EVERYTHING, links=EVERYTHING)
     world = World(authenticator=Tokens(reader=reader, writer=writer))
     one, two = world.client("reader", token="reader"), world.client("writer", token="writer")
     write(one, "a")
@@ -340,7 +340,7 @@ def test_a_snapshot_and_what_follows_make_the_servers_state_in_whatever_order_en
         made.pop(publication.name, None)
         if not publication.deleted:
             made[publication.name] = publication.offset
-    now: list[Read] = []
+    now: list[Any] = []
     world.engines.log.state("doc", now.append)
     world.settle()
     assert made == {entry.name: entry.offset for entry in now[0].entries}
