@@ -343,11 +343,13 @@ class Link:
         elif type(message) is StoredMessage:
             sending = self._sending.get(message.lane)
             if sending is not None and message.run == self.run:
+                before = sending.outbound.stored
                 self._events += sending.outbound.store(message.seq)
                 if sending.held and message.seq >= sending.held:
                     sending.held = 0
                     sending.release(now)
-                self._progress(sending, now)
+                if sending.outbound.stored > before:
+                    self._progress(sending, now)
         elif type(message) is Error and message.seq and message.run == self.run:
             sending = self._sending.get(message.lane or "messages")
             if sending is not None:

@@ -2,9 +2,10 @@
 
 One `Delivery` per connection that has something to catch up with, one `Backlog` per stream. A backlog is
 read in pages, at most a window beyond what the receiver has acknowledged; when it has reached what is
-stored, what is still on its way to the disk is handed over from memory, and in the same instant the stream
-is clear: its next messages go live. Of one sender, a run is handed over after those before it, since a
-receiver that has heard of a run drops what comes of an earlier one.
+stored the stream is clear, and its next messages go live. What is on its way to the disk then follows when
+it is there; the receiver puts it in its place. (Not before: a store that fails is answered by `wait`, which
+says that nobody has the copy.) Of one sender, a run is handed over after those before it, since a receiver
+that has heard of a run drops what comes of an earlier one.
 """
 
 from collections import deque
@@ -127,10 +128,6 @@ class Delivery:
             backlog.acked = backlog.sent = box.first - 1
             backlog.lost = list(box.lost)
             backlog.top = max(backlog.top, box.top)
-        for stream in self._mailboxes.under_way(self.session):
-            if self._find(stream) is None:
-                first = self._mailboxes.first_under_way(stream)
-                self._add(Backlog(stream, first - 1, first - 1))
         early, self._early = self._early, {}
         for ack in early.values():
             self.acknowledged(ack.to, ack.user, ack.lane, ack.run, ack)
@@ -175,7 +172,13 @@ class Delivery:
         backlog.fresh = None
         connection = self.connection
         assert connection is not None
-        if backlog.caught_up and row.seq <= backlog.sent + 1 and self._room(backlog) and not connection.full:
+        if (
+            backlog.caught_up
+            and row.seq <= backlog.sent + 1
+            and self._room(backlog) > 0
+            and not connection.full
+            and self._first(backlog)
+        ):
             self._hand(backlog, row, connection)
         elif backlog.caught_up:
             backlog.caught_up = False
@@ -198,6 +201,7 @@ class Delivery:
             self._mailboxes.engine.acknowledge(stream, self.session.client_id, seq, lost, by)
         if backlog.acked >= backlog.top and not self._mailboxes.is_under_way(stream):
             self._drop(backlog)
+            self._go_on(stream)  # a later run may have waited for it
             return
         if want and isinstance(ack, Ack):
             received = max(ack.received, backlog.acked)
@@ -221,10 +225,15 @@ class Delivery:
         self._running = True
         runs = list(self._queues.get(stream[:2], ()))
         for backlog in runs:
-            earlier = [other for other in runs if other.stream.run < backlog.stream.run]
-            if all(other.caught_up for other in earlier):
+            if self._first(backlog):
                 self._advance(backlog)
         self._running = False
+
+    def _first(self, backlog: Backlog) -> bool:
+        """Whether nothing of an earlier run of its sender waits."""
+        stream = backlog.stream
+        queue = self._queues[stream[:2]]
+        return all(other.caught_up for other in queue if other.stream.run < stream.run)
 
     def _room(self, backlog: Backlog) -> int:
         return self._mailboxes.window - (backlog.sent - backlog.acked)
@@ -235,9 +244,6 @@ class Delivery:
             if connection.full:
                 return  # goes on when it has drained
             if backlog.sent >= backlog.top:
-                for row in self._mailboxes.rows_under_way(backlog.stream):
-                    if row.last > backlog.sent:
-                        self._hand(backlog, row, connection)
                 backlog.caught_up = True
                 return
             room = self._room(backlog)

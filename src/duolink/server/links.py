@@ -295,6 +295,7 @@ class Links:
                 session.delivery.acknowledged(message.to, "", lane, message.ack_run, message.ack)
         refused = flow.refused.get(lane, seq)
         if seq > refused >= message.base:
+            flow.first.pop(lane, None)
             self._answer_wait(connection, message, seq, last)
             return
         flow.refused.pop(lane, None)
@@ -317,6 +318,7 @@ class Links:
                 self._mailboxes.store(connection, session, flow, message, line, last)
                 return
         flow.refused[lane] = seq
+        flow.first.pop(lane, None)
         flow.target = None
         if allowed:
             flow.party.waiters[session] = flow
@@ -369,9 +371,9 @@ class Links:
         target = receiver.connection if receiver is not None else None
         if receiver is None or target is None:
             return None
-        if receiver.delivery is not None and self._mailboxes.durable:
+        if self._mailboxes.durable:
             stream = Stream(flow.party.name, session.client_id, lane, session.run)
-            if not receiver.delivery.clear(stream):
+            if not self._mailboxes.clear(receiver, stream):
                 return None  # what is in the mailbox comes first
         flow.storing.discard(lane)
         if not flow.refused and not flow.storing:

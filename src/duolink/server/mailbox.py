@@ -6,7 +6,6 @@ request and the commit it holds the row, so that a receiver who comes meanwhile 
 copy is answered: by `stored`, by an error when the mailbox is full, or by `wait`.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -42,7 +41,7 @@ class Mailboxes:
         self.window = window
         self._parties = parties
         self._counts = node.counts
-        self._under_way: dict[Stream, deque[Row]] = {}
+        self._under_way: dict[Stream, int] = {}  # rows that wait for the disk
         self._users: dict[str, dict[Session, None]] = {}  # @user → their clients that are here
         self._stored: dict[tuple[Session, Stream], int] = {}  # answers of this turn
         self._holes: dict[tuple[Session, Stream], Standing] = {}
@@ -71,17 +70,20 @@ class Mailboxes:
             self._turn_away(connection, session, flow, stream, seq, last, "")
             return
         target = flow.party.connection
-        handed = target is not None and flow.opened is target and seq >= flow.first.get(message.lane, seq + 1)
-        if target is not None and not (handed and message.store):
-            flow.storing.add(message.lane)
-            flow.target = None
+        first = flow.first.get(message.lane, seq + 1)
+        handed = message.store and target is not None and flow.opened is target and seq >= first
+        if not handed:
+            flow.first.pop(message.lane, None)
+            if target is not None:
+                flow.storing.add(message.lane)
+                flow.target = None
         row = self._row(session, flow, message, line, last)
         if len(row.body) > self.node.links.max_message:
             self.node.links.refuse(
                 connection, message, seq, ErrorCode.TOO_LARGE, "too large with its sender's name"
             )
             return
-        self._under_way.setdefault(stream, deque()).append(row)
+        self._under_way[stream] = self._under_way.get(stream, 0) + 1
         connection.storing += 1
         base = max(message.base, settled_of(session, flow, message.lane) + 1)
         handed_to = target if handed else None
@@ -114,9 +116,8 @@ class Mailboxes:
         handed_to: "Connection | None",
         result: StoreResult | Failure,
     ) -> None:
-        rows = self._under_way[stream]
-        rows.remove(row)
-        if not rows:
+        self._under_way[stream] -= 1
+        if not self._under_way[stream]:
             del self._under_way[stream]
         connection.storing -= 1
         flow = session.flows.get(stream.receiver)
@@ -168,6 +169,7 @@ class Mailboxes:
 
     def _refuse(self, flow: Flow, session: Session, stream: Stream, seq: int, waits: bool = True) -> None:
         flow.refused[stream.lane] = min(flow.refused.get(stream.lane, seq), seq)
+        flow.first.pop(stream.lane, None)
         flow.target = None
         if waits:
             flow.party.waiters[session] = flow
@@ -270,8 +272,7 @@ class Mailboxes:
                 return
             if known.settled >= probe.base:
                 self._acknowledge(connection, stream, known, want=False)
-            delivery = flow.party.session.delivery if flow.party.session is not None else None
-            if delivery is not None and not delivery.clear(stream):
+            if flow.party.session is not None and not self.clear(flow.party.session, stream):
                 return  # a probe of this run would have the receiver drop what waits of earlier ones
             if known.settled < probe.seq and not target.full:
                 probe.sender, probe.to = session.client_id, ""
@@ -360,22 +361,16 @@ class Mailboxes:
             flow.target = None
             flow.storing.add(stream.lane)
 
-    def under_way(self, session: Session) -> list[Stream]:
-        """The streams to a client, or to its user, with rows that wait for the disk."""
-        names = (session.client_id, f"@{session.user}")
-        return [stream for stream in self._under_way if stream.receiver in names]
-
     def is_under_way(self, stream: Stream) -> bool:
         """Whether a stream has rows that wait for the disk."""
         return stream in self._under_way
 
-    def first_under_way(self, stream: Stream) -> int:
-        """The first of them."""
-        return self._under_way[stream][0].seq
-
-    def rows_under_way(self, stream: Stream) -> Iterable[Row]:
-        """All of them, in order."""
-        return self._under_way.get(stream, ())
+    def clear(self, session: Session, stream: Stream) -> bool:
+        """Whether the next message of a stream may go to a receiver that is here at once."""
+        if session.delivery is not None and not session.delivery.clear(stream):
+            return False
+        # What an earlier run has sent comes first, also if it is not on the disk yet.
+        return not any(other[:2] == stream[:2] and other.run < stream.run for other in self._under_way)
 
     def handed(self, stream: Stream, row: Row) -> None:
         """A row was handed to a connection."""

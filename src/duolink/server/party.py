@@ -55,7 +55,7 @@ class Flow:
         self.opened: Connection | None = None
         """The connection that messages were last handed to …"""
         self.first: dict[str, int] = {}
-        """… and lane → the number from which on they were."""
+        """… and lane → the number from which on all that came were."""
         self.refused: dict[str, int] = {}
         """Lane → the lowest number that was answered with `wait` and has not come again."""
         self.storing: set[str] = set()
