@@ -293,16 +293,9 @@ class MemoryLog:
             if refusal is not None:
                 return refusal
         log.offset += 1
-        entry = Entry(
-            log.offset,
-            draft.sender,
-            self._clock.wall_ms(),
-            draft.data,
-            draft.binary,
-            draft.name,
-            draft.deleted,
-        )
+        entry = Entry(log.offset, draft.sender, self._clock.wall_ms(), draft.data, draft.binary)
         if draft.name:
+            entry = entry._replace(name=draft.name, deleted=draft.deleted)
             self._state_memory += log.write(entry)
         log.entries.append(entry)
         log.size += len(entry.data)

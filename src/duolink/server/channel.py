@@ -41,12 +41,11 @@ class Line:
             sender=entry.sender,
             time=entry.time,
             page=page,
-            name=entry.name,
-            deleted=entry.deleted,
-            state=state,
             binary=entry.binary,
             data=Raw(entry.data) if entry.data else NO_DATA,
         )
+        if entry.name:
+            publication.name, publication.deleted, publication.state = entry.name, entry.deleted, state
         self.offset = entry.offset
         self.binary = entry.binary
         self.data = encode_binary(publication) if entry.binary else encode(publication)

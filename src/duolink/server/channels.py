@@ -61,6 +61,7 @@ class Channels:
         self._log = log
         self._config = node.config
         self._max_message = node.config.wire.max_message
+        self._surely_fits = self._max_message - publishing.ENVELOPE
         self._counts = node.counts
         self._channels: dict[str, Channel] = {}
         self.subscriptions = 0
@@ -320,7 +321,7 @@ class Channels:
         retention = self._retention(name) if channel is None else channel.retention
         data = bytes(message.data)
         draft = Draft(session.client_id, data, message.binary, message.key, message.age / 1000)
-        if type(message) is Set or len(data) > self._max_message - publishing.ENVELOPE:
+        if len(data) > self._surely_fits or type(message) is Set:
             draft = publishing.written(draft, message)
             problem = publishing.problem(message, draft, retention, self._max_message)
             if problem is not None:
