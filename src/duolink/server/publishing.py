@@ -53,7 +53,7 @@ def problem(
     if len(draft.data) > max_message - ENVELOPE:
         last = limits.MAX_INTEGER
         entry = Entry(last, draft.sender, last, draft.data, draft.binary, draft.name)
-        if len(Line(message.channel, entry, last, writes).data) > max_message:
+        if len(Line(message.channel, entry, last).data) > max_message:
             return ErrorCode.TOO_LARGE, "too large with its sender's name"
     return None
 
