@@ -1,6 +1,7 @@
 """Logs in SQLite: what survives a restart, what is deleted and when, and what is forgotten."""
 
 import random
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -197,6 +198,23 @@ def test_a_quiet_channels_entries_leave_the_file_when_they_are_too_old(monkeypat
         world.turn()
     assert world.query("SELECT count(*) FROM entries") == 0
     assert world.read(channel="a", after=3) == Page(world.ask(world.engines.log.top, "a"), (), (4, 25))
+
+
+def test_a_sweep_deletes_no_more_than_a_few_entries_in_one_transaction(monkeypatch):
+    monkeypatch.setattr(channels, "TRIM_ROWS", 10)
+    world = World()
+    for name in "abcdefgh":
+        for _ in range(6):
+            world.append(channel=name)
+    world.seconds += 3601
+    asked: list[Any] = []
+    monkeypatch.setattr(log.SqliteLog, "_swept", lambda self, swept: asked.append(swept))
+    left = [48]
+    while not asked or asked[-1].more:
+        world.engines.log.sweep()  # type: ignore[attr-defined]
+        left.append(world.query("SELECT count(*) FROM entries"))
+    assert left[-1] == 0
+    assert all(0 <= before - after <= 20 for before, after in pairwise(left))
 
 
 def test_a_read_that_had_to_step_over_much_has_it_deleted(monkeypatch):

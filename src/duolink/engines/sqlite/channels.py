@@ -375,13 +375,18 @@ class Channels:
         self._keys.expire()
         current, since = self._epoch(db)
         forgettable: list[str] = []
+        rows = TRIM_ROWS
         for name in _names.decode(names):
             channel = self._look_up(db, name)
             if channel is None:
                 continue
-            if channel.lowest <= channel.top and not self._trim(db, channel):
-                self._swept = channel.number - 1
-                return Swept(tuple(forgettable), True)
+            if channel.lowest <= channel.top:
+                rows -= channel.top + 1 - channel.lowest
+                whole = self._trim(db, channel)
+                rows += channel.top + 1 - channel.lowest
+                if not whole or rows < 0:
+                    self._swept = channel.number - (not whole)
+                    return Swept(tuple(forgettable), True)
             if not channel.forgettable(before):
                 continue
             if channel.epoch == current and since < before:

@@ -22,7 +22,7 @@ and the wall clock alone keeps their numbers increasing."""
 SEEN_EVERY: Final = 86_400_000
 """Milliseconds within which coming back is not worth writing down."""
 
-SWEEP_CLIENTS: Final = 1000
+SWEEP_CLIENTS: Final = 200
 """Clients that one sweep looks at."""
 
 _FIND: Final = "SELECT user, run, generation, seen FROM clients WHERE client_id = ?"
