@@ -6,7 +6,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -35,10 +36,10 @@ def free_port() -> int:
 
 
 class Server(demo.Server):
-    """`duolink serve --memory`, on the same port in each of its lives."""
+    """`duolink serve`, on the same port (and database, if it has one) in each of its lives."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, database: Path | None = None) -> None:
+        super().__init__(None if database is None else str(database))
         self.port = free_port()
 
 
@@ -69,8 +70,8 @@ class Command:
 class Sender(Command):
     """`duolink send`, fed with lines as fast as it takes them."""
 
-    def __init__(self, life: int, lines: list[str]) -> None:
-        super().__init__("send", "alice", "bob", "--json")
+    def __init__(self, life: int, lines: Iterable[str], name: str = "alice", to: str = "bob") -> None:
+        super().__init__("send", name, to, "--json")
         self.life = life
         self.lines = lines
         self._feeding: asyncio.Task[None]
@@ -87,6 +88,7 @@ class Sender(Command):
             for line in self.lines:
                 pipe.write(json.dumps(line).encode() + b"\n")
                 await pipe.drain()
+                await asyncio.sleep(0)  # a pipe with room never waits, and the lines may have no end
             pipe.close()
         except ConnectionError:
             pass  # it was killed
@@ -109,8 +111,8 @@ class Sender(Command):
 class Listener(Command):
     """`duolink listen --json`; `printed` is what it has put out, as far as it was read."""
 
-    def __init__(self, seen: Callable[[], None]) -> None:
-        super().__init__("listen", "bob", "--json")
+    def __init__(self, seen: Callable[[], None], name: str = "bob") -> None:
+        super().__init__("listen", name, "--json")
         self.printed: list[dict[str, Any]] = []
         self._seen = seen
         self._reading: asyncio.Task[None]

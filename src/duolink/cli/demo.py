@@ -58,9 +58,11 @@ def demo() -> None:
 
 
 class Server:
-    """A server process on a port of its own, which it keeps over restarts."""
+    """A server process on a port of its own, which it keeps over restarts. Without a database, all is in
+    its memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, database: str | None = None) -> None:
+        self.database = database
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -87,7 +89,8 @@ class Server:
         raise Failed("the server did not start; try `duolink serve` to see why", EXIT_UNREACHABLE)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "duolink.cli.main", "serve", "--memory"]
+        storage = ["--memory"] if self.database is None else ["--database", self.database]
+        command = [sys.executable, "-m", "duolink.cli.main", "serve", *storage]
         command += ["--host", "127.0.0.1", "--port", str(self.port), "--log-level", "error"]
         settings = {name: value for name, value in os.environ.items() if not name.startswith("DUOLINK_")}
         null = subprocess.DEVNULL
