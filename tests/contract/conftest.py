@@ -4,6 +4,7 @@ import asyncio
 import random
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 
 from duolink.engines.base import Engines, MailboxLimits
 from duolink.engines.memory import AtOnce, Late, memory_engines
+from duolink.engines.sqlite.database import open_read_only
 from duolink.engines.sqlite.engines import sqlite_engines
 from duolink.engines.sqlite.inline import Inline
+from duolink.engines.sqlite.invariants import check
 from duolink.engines.sqlite.threads import Threads
 
 TIMEOUT = 20.0
@@ -121,6 +124,13 @@ def _sqlite(path: Path, schedule: AtOnce | Late) -> Iterator[Bench]:
     bench = Bench(make, _settle(schedule))
     yield bench
     bench.engines.close()
+    _check(path)
+
+
+def _check(path: Path) -> None:
+    """Whatever a test did, the database is in order."""
+    with closing(open_read_only(str(path / "test.db"))) as db:
+        assert not [fault for _, faults in check(db) for fault in faults]
 
 
 def _settle(schedule: AtOnce | Late) -> Callable[[], None]:
@@ -144,6 +154,7 @@ def _sqlite_threads(path: Path) -> Iterator[Bench]:
     yield bench
     bench.engines.close()
     loop.close()
+    _check(path)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("duolink")]
 
 

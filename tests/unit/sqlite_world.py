@@ -21,9 +21,9 @@ DAY = 86_400.0
 class World:
     """`engines` over `disk`, with the clock `monotonic` and `wall_ms` in one hand. Timers fire in `turn`."""
 
-    def __init__(self, schedule: Schedule | None = None) -> None:
+    def __init__(self, schedule: Schedule | None = None, disk: Disk | None = None) -> None:
         self.seconds, self.wall_offset = 1000.0, 1_800_000_000.0
-        self.disk = Disk()
+        self.disk = Disk() if disk is None else disk
         self.news: list[str] = []
         self.timers: list[Callable[[], None]] = []
         self.volatile: set[str] = set()

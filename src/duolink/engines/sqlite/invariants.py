@@ -39,6 +39,36 @@ INVARIANTS: Final[tuple[tuple[str, str], ...]] = (
         "idempotency keys newer than their channel",
         "SELECT count(*) FROM keys JOIN channels ON number = channel WHERE offset > top",
     ),
+    (
+        "streams that are known by halves",
+        "SELECT count(*) FROM streams FULL JOIN standings ON stream = number"
+        " WHERE stream IS NULL OR number IS NULL",
+    ),
+    (
+        "messages or cursors of a stream that is not there",
+        "SELECT (SELECT count(*) FROM mail WHERE stream NOT IN (SELECT number FROM streams))"
+        " + (SELECT count(*) FROM cursors WHERE stream NOT IN (SELECT number FROM streams))",
+    ),
+    (
+        "streams whose messages or cursors are above what is stored",
+        "SELECT count(*) FROM standings WHERE settled > stored OR cursor > stored"
+        " OR (SELECT max(last) FROM mail WHERE mail.stream = standings.stream) > stored"
+        " OR (SELECT max(cursor) FROM cursors WHERE cursors.stream = standings.stream) > stored",
+    ),
+    (
+        "streams that count their messages wrong",
+        "SELECT count(*) FROM standings LEFT JOIN (SELECT stream AS number, sum(reason = '') AS found,"
+        " sum(iif(reason = '', length(body), 0)) AS bytes, sum(reason <> '') AS lost_rows"
+        " FROM mail GROUP BY stream) ON number = stream"
+        " WHERE messages <> ifnull(found, 0) OR size <> ifnull(bytes, 0) OR losses <> ifnull(lost_rows, 0)",
+    ),
+    (
+        "mailboxes that are counted wrong together",
+        "SELECT (SELECT ifnull(max(iif(name = 'mail_messages', value, 0)), 0) FROM meta)"
+        " <> (SELECT ifnull(sum(messages), 0) FROM standings)"
+        " OR (SELECT ifnull(max(iif(name = 'mail_size', value, 0)), 0) FROM meta)"
+        " <> (SELECT ifnull(sum(size), 0) FROM standings)",
+    ),
 )
 """What would be wrong, and a query that counts it."""
 
