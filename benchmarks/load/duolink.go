@@ -121,7 +121,7 @@ func (e *linkEnd) take(kind []byte, members []field) {
 		return
 	}
 	if string(from) != e.other.id {
-		fail("%s: a message from %q", e.id, from)
+		fail("%s: %s from %q, number %d; sent %d, base %d", e.id, kind, from, seq, e.sent, e.base)
 	}
 	if string(kind) == "ack" {
 		ackRun, ack = run, seq

@@ -37,8 +37,13 @@ func stored(l *loop, o options, m *meter) underLoad {
 	quieten(l, ends)
 
 	for i := 0; i < len(ends); i += 2 {
-		ends[i].ended = nil // what it has got it acknowledges with its next burst
-		ends[i+1].ended = ends[i+1].answer
+		asking, answering := ends[i], ends[i+1]
+		asking.ended = nil         // what it has got it acknowledges with its next burst
+		answering.ended = func() { // no more than the window allows: the rest waits for acknowledgements
+			count := int(least(int64(len(answering.answers)), window-(answering.sent+1-answering.base)))
+			answering.write(count, answering.answers)
+			answering.answers = append(answering.answers[:0], answering.answers[count:]...)
+		}
 	}
 	interval := int64(2 * 2 * float64(o.inFlight) / answer.Capacity * 1e9) // each burst is delivered, and answered
 	began := clock()
@@ -52,7 +57,11 @@ func stored(l *loop, o options, m *meter) underLoad {
 				answer.Skipped++
 				continue
 			}
-			e.write(o.inFlight, e.answers)
+			newest := e.answers
+			if excess := len(newest) - o.inFlight; excess > 0 {
+				newest = newest[excess:] // they stand for all before them
+			}
+			e.write(o.inFlight, newest)
 			e.answers = e.answers[:0]
 			l.flush(e.connection)
 		}
@@ -63,9 +72,8 @@ func stored(l *loop, o options, m *meter) underLoad {
 			}
 		}
 		for _, e := range ends {
-			if e.received-e.acked >= window/2 || clock()-e.ackSince >= ackDelay { // no burst came in time
-				e.answers = e.answers[:0]
-				acknowledge(l, e)
+			if e.received-e.acked >= window/2 || clock()-e.ackSince >= ackDelay {
+				acknowledge(l, e) // no message came in time that could carry it
 			}
 		}
 		l.turn(0)
