@@ -39,9 +39,12 @@ class Tally:
 class Cursor:
     """A client's place in a stream, and how often it has failed to get on."""
 
-    __slots__ = ("count", "first", "run", "seq", "since")
+    __slots__ = ("count", "first", "run", "seq", "since", "start")
 
-    def __init__(self, seq: int, first: int = 0, count: int = 0, since: int = 0, run: int = 0) -> None:
+    def __init__(
+        self, seq: int, first: int = 0, count: int = 0, since: int = 0, run: int = 0, start: int = 0
+    ) -> None:
+        self.start = start  # what is up to here was never meant for it
         self.seq = seq  # it has finished with everything up to here
         self.first = first  # the message that was first when a process last counted
         self.count = count  # processes that began with it and ended
@@ -151,6 +154,7 @@ class Account:
                 if cursor.seq < last:
                     cursor.move(last)
                     moved = True
+        self._settle()
         return moved
 
     def finish(self, client_id: str, seq: int, lost: Sequence[LostRange], by: int) -> bool:
@@ -159,22 +163,23 @@ class Account:
         if cursor is None:
             if not self.shared:
                 return False  # nobody else may finish for a client
-            self.join(client_id)
-            cursor = self.cursors[client_id]
+            cursor = self.cursors[client_id] = Cursor(0)  # it has not been here, and been sent things live
         if seq <= cursor.seq:
             return False
-        cursor.move(seq)
         if seq > self.settled:
-            self._remember(lost, seq, by)
-            self.settled = seq
-            self.stored = max(self.stored, seq)
+            self._remember(lost, max(cursor.seq, self.settled), seq, by)
+        cursor.move(seq)
+        self.stored = max(self.stored, seq)
+        self._settle()
         return True
 
-    def _remember(self, lost: Sequence[LostRange], seq: int, by: int) -> None:
+    def _remember(self, lost: Sequence[LostRange], after: int, seq: int, by: int) -> None:
+        if self.lost:
+            after = max(after, self.lost[-1].last)
         heard = [
-            LostRange(max(each.first, self.settled + 1), min(each.last, seq), each.reason)
+            LostRange(max(each.first, after + 1), min(each.last, seq), each.reason)
             for each in lost
-            if each.first <= seq and each.last > self.settled
+            if each.first <= seq and each.last > after
         ]
         if not heard:
             return
@@ -183,9 +188,18 @@ class Account:
         self.lost = (*self.lost, *heard)[-MAX_LOST:]
         self.by = by
 
+    def _settle(self) -> None:
+        # A client that came late has not finished with what was there before it.
+        before = -1
+        while before < self.settled:
+            before = self.settled
+            for cursor in self.cursors.values():
+                if cursor.start <= self.settled < cursor.seq:
+                    self.settled = cursor.seq
+
     def join(self, client_id: str) -> None:
         """A client of the user gets a cursor: it will get what is newer than everything there is."""
-        self.cursors[client_id] = Cursor(max(self.stored, self.settled))
+        self.cursors[client_id] = Cursor(self.stored, start=self.stored)
 
     def append(self, row: Row) -> Row:
         """A row takes its place at the end. Returns the row to be written: a loss behind its like has

@@ -224,8 +224,8 @@ class Mailroom:
             clients = self._shelf.clients(stream.receiver[1:]) if user else (client_id,)
             account = self._shelf.create(stream, 0, clients, now)
             account.finish(client_id, seq, lost, by)
-            for cursor in account.cursors.values():
-                cursor.move(seq)  # nothing was kept for the others
+            for client in account.cursors.keys() - {client_id}:
+                account.join(client)  # nothing was kept for the others
         elif account.finish(client_id, seq, lost, by):
             self._shelf.trim(account)
         account.used = now

@@ -63,7 +63,7 @@ class _MemoryShelf:
         tallies = self.tally(receiver), self._tally("pair", receiver, sender), self._tally("from", sender)
         self._count += 1
         account = Account(self._count, stream, (*tallies, self.total), stored, now)
-        account.cursors = {client: Cursor(stored) for client in clients}
+        account.cursors = {client: Cursor(stored, start=stored) for client in clients}
         self._accounts[stream] = self._by_number[account.number] = account
         self._receivers.setdefault(receiver, {})[stream] = account
         self._numbers.append(account.number)

@@ -129,6 +129,7 @@ CURSORS: Final = """
         count INTEGER NOT NULL,
         since INTEGER NOT NULL,
         process INTEGER NOT NULL,
+        start INTEGER NOT NULL,
         PRIMARY KEY (stream, client_id)
     ) WITHOUT ROWID, STRICT
 """

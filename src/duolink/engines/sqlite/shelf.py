@@ -28,8 +28,8 @@ MAX_ACCOUNTS: Final = 20_000
 _LAST: Final = (
     "(SELECT json_array(seq, last, reason) FROM mail WHERE stream = number ORDER BY seq DESC LIMIT 1)"
 )
-_CURSORS: Final = """(SELECT json_group_array(json_array(client_id, cursor, first, count, since, process))
-    FROM cursors WHERE stream = number)"""
+_CURSORS: Final = """(SELECT json_group_array(
+    json_array(client_id, cursor, first, count, since, process, start)) FROM cursors WHERE stream = number)"""
 _ACCOUNT: Final = f"""json_array(number, receiver, sender, lane, run, stored, settled, lost, by, messages,
     size, losses, due, used, json_array(cursor, first, count, since, process),
     json({_LAST}), json({_CURSORS}))"""
@@ -114,7 +114,7 @@ _INSERT_STREAMS: Final = Rows("INSERT INTO streams VALUES {rows}", 5)
 _INSERT_MAIL: Final = Rows("INSERT INTO mail VALUES {rows}", 8)
 _PUT_MAIL: Final = Rows("INSERT OR REPLACE INTO mail VALUES {rows}", 8)
 _PUT_STANDINGS: Final = Rows("INSERT OR REPLACE INTO standings VALUES {rows}", 15)
-_PUT_CURSORS: Final = Rows("INSERT OR REPLACE INTO cursors VALUES {rows}", 7)
+_PUT_CURSORS: Final = Rows("INSERT OR REPLACE INTO cursors VALUES {rows}", 8)
 _PUT_TOTALS: Final = """
     INSERT OR REPLACE INTO meta VALUES ('mail_messages', ?), ('mail_size', ?), ('mailboxes', ?)
 """
@@ -230,7 +230,7 @@ class SqliteShelf:
         self._number += 1
         account = self._accounts[stream] = _Kept(self._number, stream, stored, now)
         self._bind(account)
-        account.cursors = {client: Cursor(stored) for client in clients}
+        account.cursors = {client: Cursor(stored, start=stored) for client in clients}
         account.new = True
         self._new.append(account)
         self.changed(account)
@@ -250,6 +250,7 @@ class SqliteShelf:
         del self._accounts[account.stream]
         for statement in _FORGET:
             self.db.execute(statement, (account.number,))
+        self._put_totals()
 
     def boxes(self, client_id: str, user: str, now: int) -> list[Found]:
         """See `Shelf.boxes`."""
@@ -391,18 +392,21 @@ class SqliteShelf:
             _INSERT_MAIL.write(db, mail)
         _PUT_STANDINGS.write(db, [_standing(account) for account in dirty])
         cursors = [
-            (account.number, client, each.seq, each.first, each.count, each.since, each.run)
+            (account.number, client, each.seq, each.first, each.count, each.since, each.run, each.start)
             for account in dirty
             if account.shared
             for client, each in account.cursors.items()
         ]
         _PUT_CURSORS.write(db, cursors)
-        total = self.total
-        db.execute(_PUT_TOTALS, (total.messages, total.size, total.mailboxes))
+        self._put_totals()
         for account in dirty:
             account.dirty = False
         self._dirty = []
         self._dirty_receivers.clear()
+
+    def _put_totals(self) -> None:
+        total = self.total
+        self.db.execute(_PUT_TOTALS, (total.messages, total.size, total.mailboxes))
 
     def _put_grown(self, accounts: Sequence[_Kept]) -> None:
         grown = [account for account in accounts if account.grown]
