@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import ssl
 from collections.abc import Callable
 from random import random
@@ -20,13 +21,16 @@ from duolink.client.errors import (
     CommandTimeout,
     Conflict,
     InvalidData,
+    JournalError,
     Refused,
     Unreachable,
     Unsettled,
 )
 from duolink.client.events import Event, HandlerFailed, MessagesLost, Trouble
-from duolink.client.link import ENVELOPE, DataHandler, Link, MessageHandler
-from duolink.client.message import Sent, decode, encode
+from duolink.client.link import ENVELOPE, Link, MessageHandler
+from duolink.client.message import Sent, encode
+from duolink.client.once import Once
+from duolink.client.outbox import Outbox
 from duolink.client.requests import Requests
 from duolink.client.stream import EventStream, Item, MessageStream, Post, Pump
 from duolink.client.subscription import Subscription
@@ -53,7 +57,6 @@ from duolink.protocol.messages import (
     Welcome,
 )
 from duolink.protocol.options import Options
-from duolink.protocol.outbound import Settled, Stored
 from duolink.protocol.session import Session, TooManyLinks
 
 CLOSE_TIMEOUT: Final = 5.0
@@ -80,11 +83,13 @@ class Client:
         token: Token = None,
         tls: ssl.SSLContext | None = None,
         close_timeout: float = CLOSE_TIMEOUT,
+        journal: str | os.PathLike[str] | None = None,
         options: Options = DEFAULT_OPTIONS,
         dial: Dial | None = None,
     ) -> None:
         self.address = parse_address(url)
         self.close_timeout = close_timeout
+        self._journal = os.fspath(journal) if journal is not None else None
         self._session = Session(client_id, random=random, options=options)
         self._token = token
         self._dial = dial or dialler(self.address, tls)
@@ -102,8 +107,8 @@ class Client:
         self._requests = Requests(self)
         self._commands = asyncio.Semaphore(limits.MAX_PENDING)
         self._names = 0
-        self._unsafe = 0  # numbered, and neither stored nor settled
-        self._abandoned = 0  # of those, how many the end of the client has cut off
+        self._outbox = Outbox(self)
+        self._once = Once(self)
         self._listeners: list[Callable[[Event], Any]] = []
         self._events: WeakSet[EventStream[Event]] = WeakSet()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -126,12 +131,18 @@ class Client:
         return self._session.welcome
 
     @property
+    def restored(self) -> list[Sent]:
+        """What the process before had sent and not seen the end of, oldest first for each peer; known once
+        this one is online, and empty without a journal. They go their way whether or not anybody waits."""
+        return list(self._outbox.restored)
+
+    @property
     def ending(self) -> ClientClosed | None:
         """Why it is closed, as its methods raise it; None while it is not."""
         return self._ending() if self._ended else None
 
     async def open(self) -> None:
-        """Connect. Raises `Unreachable` or `Refused`; a client can be opened once."""
+        """Connect. Raises `Unreachable`, `Refused` or `JournalError`; a client can be opened once."""
         if self._driver is not None:
             raise ClientClosed("a client is opened once; make another one")
         self._driver = Driver(
@@ -141,10 +152,13 @@ class Client:
             deliver=self._deliver,
             writable=self._admit,
             report=self._report,
+            kept=self._outbox.kept,
         )
         self._online = asyncio.get_running_loop().create_future()
-        self._driver.start()
         try:
+            if self._journal is not None:
+                await self._driver.open_journal(self._journal)
+            self._driver.start()
             await self._online
         except BaseException:
             await self._release()
@@ -157,7 +171,8 @@ class Client:
         """Leave: wait up to `close_timeout` seconds until everything sent is safe, send what
         acknowledgements are owed, say goodbye, and release everything.
 
-        Raises `Unsettled` when not everything was safe in time. Repeating is harmless.
+        Raises `Unsettled` when not everything was safe in time; not with a journal, which keeps it for the
+        next process. Repeating is harmless.
         """
         if self._driver is None:
             return
@@ -170,8 +185,8 @@ class Client:
             closing.cancel()
             await asyncio.wait([closing])
             raise
-        if self._abandoned:
-            raise Unsettled(self._abandoned)
+        if self._outbox.abandoned:
+            raise Unsettled(self._outbox.abandoned)
 
     async def __aenter__(self) -> "Client":
         await self.open()
@@ -209,7 +224,7 @@ class Client:
     def _all_safe(self) -> bool:
         if self.state is State.CLOSED:
             return True
-        if self._unsafe or any(link._queued for link in self._links.values()):
+        if self._outbox.unsafe or any(link._queued for link in self._links.values()):
             return False
         return self.state is State.ONLINE or not any(
             machine.owes_acks for machine in self._session.links.values()
@@ -315,11 +330,13 @@ class Client:
         if not self._ended:
             return
         ending = self._ending()
-        if isinstance(ending, Refused):
+        if isinstance(ending, Refused | JournalError):
             raise ending
         raise StopAsyncIteration
 
     def _ending(self) -> ClientClosed:
+        if self._driver is not None and self._driver.journal_error is not None:
+            return self._driver.journal_error
         final = self._final
         if final is not None and not may_reconnect(final.code):
             return Refused(final.code, final.reason, final.error)
@@ -327,7 +344,7 @@ class Client:
 
     def _failure(self, final: StateChanged) -> Exception:
         ending = self._ending()
-        if isinstance(ending, Refused):
+        if isinstance(ending, Refused | JournalError):
             return ending
         return Unreachable(self.address.url, final.reason or "no answer")
 
@@ -343,7 +360,7 @@ class Client:
         self._flush()
 
     def _numbered(self, machine: Machine) -> None:
-        self._unsafe += 1
+        self._outbox.unsafe += 1
         self._touched(machine)
 
     def _admit(self) -> None:
@@ -390,7 +407,9 @@ class Client:
 
     def _new_name(self) -> str:
         self._names += 1
-        return f"{self._session.run:x}-{self._names:x}"
+        ledger = self._session.ledger  # with a journal, a run has several processes, each with its names
+        life = f"{ledger.life:x}-" if ledger is not None else ""
+        return f"{self._session.run:x}-{life}{self._names:x}"
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -429,9 +448,9 @@ class Client:
             if not event.context.done():
                 event.context.set_result(event)
         elif isinstance(event, EphemeralReceived):
-            self._ephemeral(event.ephemeral)
+            self._once.ephemeral(event.ephemeral)
         elif isinstance(event, SignalReceived):
-            self._signal(event.signal)
+            self._once.signal(event.signal)
         elif isinstance(event, ProtocolTrouble):
             self._trouble(event.code, event.reason)
         else:
@@ -445,6 +464,8 @@ class Client:
         if change.state is State.CLOSED:
             self._final = change
             self._end()
+        elif self._online is not None and not self._online.done():
+            self._outbox.adopt()
         self._tell(change)
         if change.state is State.CLOSED:
             for stream in list(self._events):
@@ -455,65 +476,12 @@ class Client:
     def _end(self) -> None:
         """Tell everybody who waits."""
         self._requests.end(self._ending())
+        self._outbox.end(self._ending())
         for link in self._links.values():
             link._end()
         for subscription in list(self._subscriptions.values()):
             subscription._end()
         self._post.wake()
-
-    def _settled(self, event: Settled) -> None:
-        sent = event.entry.context
-        if type(sent) is not Sent:
-            return
-        if not sent._safe:
-            sent._safe = True
-            self._unsafe -= 1
-            if event.reason and self._ended:
-                self._abandoned += 1
-        if event.reason:
-            sent._become("lost", event.reason, event.certain)
-        else:
-            sent._become("delivered")
-
-    def _stored(self, event: Stored) -> None:
-        sent = event.entry.context
-        if type(sent) is Sent and not sent._safe:
-            sent._safe = True
-            self._unsafe -= 1
-            sent._become("stored")
-
-    def _ephemeral(self, ephemeral: Ephemeral) -> None:
-        handler: DataHandler | None = None
-        if ephemeral.channel:
-            channel = self._channels.get(ephemeral.channel)
-            if channel is not None and channel._on_ephemeral is not None:
-                self._call("ephemeral handler", channel._on_ephemeral, ephemeral, ephemeral.sender)
-            return
-        link = self._links.get(ephemeral.sender)
-        handler = link._on_ephemeral if link is not None else None
-        if handler is not None:
-            self._call("ephemeral handler", handler, ephemeral)
-
-    def _signal(self, signal: Signal) -> None:
-        link = self._links.get(signal.sender)
-        if link is not None and link._on_signal is not None:
-            self._call("signal handler", link._on_signal, signal)
-
-    def _call(self, what: str, handler: Callable[..., Any], message: Ephemeral | Signal, *more: Any) -> None:
-        try:
-            data = decode(message.data, isinstance(message, Ephemeral) and message.binary)
-            result = handler(data, *more)
-        except Exception as error:
-            self._report(what, error)
-            return
-        if hasattr(result, "__await__"):
-            self._spawn(self._finish_call(what, result))
-
-    async def _finish_call(self, what: str, result: Any) -> None:
-        try:
-            await result
-        except Exception as error:
-            self._report(what, error)
 
     def _tell(self, event: Event) -> None:
         for listener in list(self._listeners):
@@ -548,6 +516,7 @@ def connect(
     token: Token = None,
     tls: ssl.SSLContext | None = None,
     close_timeout: float = CLOSE_TIMEOUT,
+    journal: str | os.PathLike[str] | None = None,
     options: Options = DEFAULT_OPTIONS,
 ) -> Client:
     """Return a client, to be entered with `async with`.
@@ -558,9 +527,22 @@ def connect(
     `Refused`; leaving waits up to `close_timeout` seconds until everything sent is safe, else raises
     `Unsettled`.
 
+    `journal` names a file that this client id keeps from process to process: what a process had sent and
+    not seen the end of, the next one goes on with (`client.restored`), and what its application had
+    finished with does not come again. A file belongs to one process at a time; entering raises
+    `JournalError` otherwise, and leaving never `Unsettled`. See docs/journal.md.
+
     Raises `ValueError` for a URL or a `client_id` that cannot be.
     """
-    return Client(url, client_id, token=token, tls=tls, close_timeout=close_timeout, options=options)
+    return Client(
+        url,
+        client_id,
+        token=token,
+        tls=tls,
+        close_timeout=close_timeout,
+        journal=journal,
+        options=options,
+    )
 
 
 __all__ = ["CLOSE_TIMEOUT", "COMMAND_TIMEOUT", "Client", "MessagesLost", "connect"]

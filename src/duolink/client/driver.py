@@ -6,16 +6,22 @@ import inspect
 import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from duolink.client.errors import CommandFailed, Forked
+from duolink.client.errors import CommandFailed, Forked, JournalError
 from duolink.client.transport import CLOSE_TIMEOUT, CONNECT_TIMEOUT, Dial, HandshakeRefused, Transport
 from duolink.protocol import limits
 from duolink.protocol.codes import CloseCode
 from duolink.protocol.events import Action, Answered, Close, Event, Open, State, StateChanged
+from duolink.protocol.ledger import Ledger
 from duolink.protocol.messages import Message, Refresh, Refreshed
+from duolink.protocol.outbound import Outgoing
 from duolink.protocol.payload import Send
+from duolink.protocol.records import Changes
 from duolink.protocol.session import Session
+
+if TYPE_CHECKING:
+    from duolink.client.journal import Journal
 
 Token = str | Callable[[], str | Awaitable[str]] | None
 """A token, or what returns a fresh one whenever the client connects or the old one is about to end."""
@@ -30,7 +36,7 @@ REFRESH_MARGIN: Final = 60.0
 
 class Driver:
     """Runs a session. `deliver` gets its events, `writable` is called when applications may go on
-    sending, `report` gets what went wrong in the background."""
+    sending, `report` gets what went wrong in the background, `kept` what the journal has."""
 
     def __init__(
         self,
@@ -41,11 +47,15 @@ class Driver:
         deliver: Callable[[Event], None],
         writable: Callable[[], None],
         report: Callable[[str, BaseException], None],
+        kept: Callable[[Outgoing], None] = lambda entry: None,
     ) -> None:
         self.session = session
+        self.journal_error: JournalError | None = None
         self.loop = asyncio.get_running_loop()
         self._dial, self._token = dial, token
-        self._deliver, self._writable, self._report = deliver, writable, report
+        self._deliver, self._writable, self._report, self._kept = deliver, writable, report, kept
+        self._journal: Journal | None = None
+        self._ledger: Ledger | None = None
         self._transport: Transport | None = None
         self._sockets: set[Transport] = set()  # not gone yet: the current one, and those that are closing
         self._opening: asyncio.Task[None] | None = None
@@ -82,9 +92,18 @@ class Driver:
         """The machine's clock."""
         return self.loop.time()
 
+    async def open_journal(self, path: str) -> None:
+        """Keep a journal, and go on with what it holds. Before `start`; raises `JournalError`."""
+        from duolink.client.journal import Journal  # SQLite is loaded by those who need it
+
+        self._journal = Journal(
+            path, self.session.client_id, kept=self._journaled, failed=self._journal_failed
+        )
+        self._ledger = Ledger(await self._journal.open(self._clocks))
+
     def start(self) -> None:
         """Begin to connect."""
-        self.session.start(self.now())
+        self.session.start(self.now(), self._ledger)
         self.flush()
 
     def flush(self) -> None:
@@ -107,6 +126,9 @@ class Driver:
 
     async def stop(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Leave in order, and return when nothing is left: no task, timer or socket."""
+        if self._journal is not None:
+            self._turn()  # what is finished is acknowledged when the journal has it
+            await self._journal.settled()
         self.session.close(self.now(), code, reason)
         self._turn()
         tasks = [task for task in (self._opening, self._renewing) if task is not None]
@@ -120,6 +142,8 @@ class Driver:
             for transport in list(self._sockets):
                 transport.abort()
         await self._wait_gone()
+        if self._journal is not None:
+            await self._journal.close()
         for handle in (self._timer, self._flushing, self._renewal):
             if handle is not None:
                 handle.cancel()
@@ -146,6 +170,8 @@ class Driver:
         self._look_at_clocks(now)
         for action in session.take(now):
             self._act(action)
+        if self._journal is not None:
+            self._keep(self._journal)
         for event in session.events():
             if type(event) is StateChanged and event.state is State.ONLINE:
                 self._online_at = now
@@ -155,6 +181,25 @@ class Driver:
             else:
                 self._deliver(event)
         self._arm(session.next_timer(now), now)
+
+    def _keep(self, journal: "Journal") -> None:
+        changes = self.session.changes()
+        if changes is not None:
+            journal.keep(changes, self._clocks)
+
+    def _journaled(self, changes: Changes) -> None:
+        self.session.kept(changes, self.now())
+        for lane in changes.lanes:
+            for entry in lane.entries:
+                self._kept(entry)
+        self.flush()
+
+    def _journal_failed(self, error: JournalError) -> None:
+        # What cannot be kept must not leave.
+        self.journal_error = error
+        self._report("journal", error)
+        self.session.close(self.now(), CloseCode.INTERNAL_ERROR, "the journal cannot be written")
+        self._turn()
 
     def _act(self, action: Action) -> None:
         if type(action) is Send:

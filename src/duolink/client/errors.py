@@ -27,6 +27,14 @@ class Refused(ClientClosed):
         self.reason, self.error = reason, error
 
 
+class JournalError(ClientClosed):
+    """The journal cannot be used: another process has it, it is another client's, damaged or newer; or it
+    cannot be written any more, which closes the client."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, CloseCode.INTERNAL_ERROR)
+
+
 class Unreachable(DuolinkError):
     """A first connect has been tried in vain as often as its options say."""
 

@@ -36,6 +36,9 @@ DataHandler = Callable[[Any], Any]
 ENVELOPE: Final = 640
 """Bytes a message needs beside its data, at most: names, numbers and keys at their limits."""
 
+MAX_TAG: Final = 255
+"""Bytes of a tag: a name, not data; each message under way keeps one."""
+
 REQUEST_TIMEOUT: Final = 30.0
 """Seconds a request waits for its answer when its caller does not say."""
 
@@ -89,29 +92,46 @@ class Link:
     # --- sending -------------------------------------------------------------------------------
 
     async def send(
-        self, data: Any, *, lane: str = "messages", expires: float | None = None, collapse: str = ""
+        self,
+        data: Any,
+        *,
+        lane: str = "messages",
+        expires: float | None = None,
+        collapse: str = "",
+        tag: str = "",
     ) -> Sent:
         """Send JSON data or bytes; waits for room in the window, fairly.
 
-        Returns once the message has its number: from then on it goes its way, whoever is cancelled.
+        Returns once the message has its number: from then on it goes its way, whoever is cancelled; with a
+        journal, once it is on disk, from where the next process takes it if this one dies.
         `expires`: seconds after which it is lost, if it is not delivered by then: here, or in the mailbox
         that has stored it. `collapse`: a key; in a mailbox this message replaces an older one with the same
-        key, which is lost then (`replaced`): the newest position, the latest status.
+        key, which is lost then (`replaced`): the newest position, the latest status. `tag`: a name for your
+        own use, by which the next process knows it (`Sent.tag`); it does not travel.
 
         Raises `InvalidData` for what cannot travel, `ClientClosed`.
         """
         body, binary = self._encode(data)
-        return await self._number(lane, body, binary, self._options(expires, collapse))
+        sent = await self._number(lane, body, binary, self._options(expires, collapse, tag))
+        if self._client._session.ledger is not None:
+            await sent._durable()
+        return sent
 
     def try_send(
-        self, data: Any, *, lane: str = "messages", expires: float | None = None, collapse: str = ""
+        self,
+        data: Any,
+        *,
+        lane: str = "messages",
+        expires: float | None = None,
+        collapse: str = "",
+        tag: str = "",
     ) -> Sent:
-        """As `send`, but raises `WindowFull` where that would wait."""
+        """As `send`, but raises `WindowFull` where that would wait; does not wait for a journal either."""
         body, binary = self._encode(data)
         self._client._check_open()
         if self._queues.get(lane) or not self._has_room(lane, body):
             raise WindowFull(f"no room for another message to {self.peer}")
-        return self._submit(lane, body, binary, self._options(expires, collapse))
+        return self._submit(lane, body, binary, self._options(expires, collapse, tag))
 
     async def request(
         self,
@@ -160,10 +180,17 @@ class Link:
     def _encode(self, value: Any) -> tuple[Raw, bool]:
         return self._client._encode(value)
 
-    def _options(self, expires: float | None, collapse: str) -> dict[str, Any]:
+    def newest_tag(self, lane: str = "messages") -> str:
+        """The newest tag given to a message to this peer, by this process or, with a journal, those before
+        it, whatever became of the message; empty: none."""
+        return self._machine().newest_tag(lane)
+
+    def _options(self, expires: float | None, collapse: str, tag: str) -> dict[str, Any]:
         if len(collapse.encode()) > limits.MAX_KEY:
             raise ValueError(f"a collapse key has at most {limits.MAX_KEY} bytes")
-        return {"expires": self._expiry(expires), "collapse": collapse}
+        if len(tag.encode()) > MAX_TAG:
+            raise ValueError(f"a tag has at most {MAX_TAG} bytes")
+        return {"expires": self._expiry(expires), "collapse": collapse, "tag": tag}
 
     def _expiry(self, seconds: float | None) -> float:
         return inf if seconds is None else self._client._now() + seconds
@@ -268,10 +295,10 @@ class Link:
         if type(event) is Received:
             self._received(event.message)
         elif type(event) is Settled:
-            client._settled(event)
+            client._outbox.settled(event)
             self._admit()
         elif type(event) is Stored:
-            client._stored(event)
+            client._outbox.stored(event)
             self._admit()
         elif type(event) is LostNumbers:
             loss = MessagesLost(self.peer, event.lane, event.first, event.last, event.reason)

@@ -122,7 +122,9 @@ class Message:
 class Sent:
     """A numbered message, and what becomes of it. It goes its way whether or not anybody waits."""
 
-    __slots__ = ("_answer", "_certain", "_entry", "_fate", "_reason", "_safe", "_waiters", "peer")
+    __slots__ = (
+        "_answer", "_certain", "_entry", "_fate", "_kept", "_left", "_reason", "_safe", "_waiters", "peer",
+    )  # fmt: skip
 
     def __init__(self, peer: str) -> None:
         self.peer = peer
@@ -130,6 +132,8 @@ class Sent:
         self._fate: Fate = "pending"
         self._reason, self._certain = "", True
         self._safe = False
+        self._kept = False  # the journal has it
+        self._left: Exception | None = None  # the client is closed, and its journal goes on with it
         self._answer: asyncio.Future[Any] | None = None  # of a request: fails with it
         self._waiters: list[asyncio.Future[None]] = []
 
@@ -138,6 +142,12 @@ class Sent:
         """Its number."""
         assert self._entry is not None
         return self._entry.seq
+
+    @property
+    def tag(self) -> str:
+        """The name it was given by `send`; empty: none."""
+        assert self._entry is not None
+        return self._entry.tag
 
     @property
     def fate(self) -> Fate:
@@ -163,7 +173,13 @@ class Sent:
             await self._change()
         self._raise()
 
+    async def _durable(self) -> None:
+        while not self._kept and self._fate == "pending":
+            await self._change()
+
     async def _change(self) -> None:
+        if self._left is not None:
+            raise self._left
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:
@@ -180,6 +196,19 @@ class Sent:
         self._fate, self._reason, self._certain = fate, reason, certain
         if fate == "lost" and self._answer is not None and not self._answer.done():
             self._answer.set_exception(Lost(reason, certain))
+        self._wake()
+
+    def _keep(self) -> None:
+        """The journal has it."""
+        self._kept = True
+        self._wake()
+
+    def _leave(self, ending: Exception) -> None:
+        """The client is closed, and the journal has it: its end is not known here."""
+        self._left = ending
+        self._wake()
+
+    def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():

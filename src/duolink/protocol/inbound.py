@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from duolink.protocol import limits
 from duolink.protocol.codes import LossReason
 from duolink.protocol.messages import Ack, LinkMessage, LostRange, Skip
+from duolink.protocol.records import CursorChange, SavedCursor
 
 
 class Received(NamedTuple):
@@ -47,10 +48,12 @@ class Inbound:
         "_held_bytes",
         "_lost",
         "_pull_wait",
+        "_told",
         "_unacknowledged",
         "ack_at",
         "expected",
         "finished",
+        "kept",
         "lane",
         "pull_at",
         "run",
@@ -74,10 +77,22 @@ class Inbound:
         self._ask = 0  # an acknowledgement is wanted once this number is finished
         self._unacknowledged = 0
         self._pull_wait = limits.GAP_PULL
+        self.kept: int | None = None  # with a journal: the highest `finished` that it has
+        self._told = self.finished  # … and that it was told
+
+    def journaled(self, cursor: SavedCursor | None) -> None:
+        """A journal keeps the cursor. `cursor`: it is an earlier process's; what that one had not finished
+        with may be under way no more, so that a hole is asked for soon."""
+        self.kept = self._told = self.finished
+        if cursor is not None:
+            self.inherit(list(cursor.lost))
+            self._pull_wait = limits.ACK_DELAY
 
     def inherit(self, lost: list[LostRange]) -> None:
         """An earlier process of this receiver has told these as lost, and the sender may not have heard."""
-        self._lost = [each for each in lost if each.last <= self.finished][-MAX_LOST:]
+        known = {each.first for each in self._lost}
+        self._lost += [each for each in lost if each.last <= self.finished and each.first not in known]
+        self._lost = sorted(self._lost, key=lambda each: each.first)[-MAX_LOST:]
 
     # --- what comes --------------------------------------------------------------------------
 
@@ -211,7 +226,11 @@ class Inbound:
         else:
             self._done.add(seq)
             self._settle()
-        if self._unacknowledged >= limits.ACK_EVERY or 0 < self._ask <= self.finished:
+        if self.kept is None:
+            self._owe(now)
+
+    def _owe(self, now: float) -> None:
+        if self._unacknowledged >= limits.ACK_EVERY or 0 < self._ask <= self.cursor:
             self.ack_at = now
         else:
             self.ack_at = min(self.ack_at, now + limits.ACK_DELAY)
@@ -226,7 +245,27 @@ class Inbound:
         if ask:
             self._ask = max(self._ask, seq)
 
+    # --- what a journal keeps ------------------------------------------------------------------
+
+    def change(self, peer: str, user: str) -> CursorChange | None:
+        """Return, once, what the journal has not been told; None: nothing, or there is no journal."""
+        if self.kept is None or self._told == self.finished:
+            return None
+        self._told = self.finished
+        lost = tuple(lost for lost in self._lost if lost.last <= self.finished)
+        return CursorChange(self, SavedCursor(peer, user, self.lane, self.run, self.finished, lost))
+
+    def keep(self, finished: int, now: float) -> None:
+        """The journal has that cursor: it may be acknowledged."""
+        self.kept = finished
+        self._owe(now)
+
     # --- acknowledgements ----------------------------------------------------------------------
+
+    @property
+    def cursor(self) -> int:
+        """The highest number up to which everything is finished, for good."""
+        return self.finished if self.kept is None else self.kept
 
     @property
     def limit(self) -> int:
@@ -254,13 +293,18 @@ class Inbound:
         """Make this process's (its run's) acknowledgement, which is no longer due then. `user`: of what was
         sent to that user. `granting` adds the credit."""
         received = self.expected - 1
-        lost = [lost for lost in self._lost if lost.last <= self.finished]
+        cursor = self.cursor
+        lost = [
+            LostRange(lost.first, min(lost.last, cursor), lost.reason)
+            for lost in self._lost
+            if lost.first <= cursor
+        ]
         ack = Ack(
             run=self.run,
-            seq=self.finished,
+            seq=cursor,
             to=peer,
             lane=self.lane,
-            received=received if received > self.finished else 0,
+            received=received if received > cursor else 0,
             want=self.want,
             limit=self.limit if granting else 0,
             lost=lost,
@@ -274,5 +318,5 @@ class Inbound:
         self.ack_at = inf
         self.want = False
         self._unacknowledged = 0
-        if self._ask <= self.finished:
+        if self._ask <= self.cursor:
             self._ask = 0

@@ -5,6 +5,7 @@ messages to send, each with the path to send it on, and `events()` what the appl
 What holds it together are the numbers: a copy too many is recognised, a copy too few asked for.
 """
 
+from collections.abc import Iterable
 from math import inf
 from typing import Any, Final, NamedTuple
 
@@ -28,8 +29,9 @@ from duolink.protocol.messages import (
 from duolink.protocol.messages import (
     Stored as StoredMessage,
 )
-from duolink.protocol.outbound import Outbound, Outgoing, Settled, Stored, WindowFull
+from duolink.protocol.outbound import Outbound, Outgoing, Record, Settled, Stored, WindowFull
 from duolink.protocol.paths import PathKind, Paths
+from duolink.protocol.records import CursorChange, LaneChange, SavedCursor, SavedLane
 from duolink.protocol.sending import KNOCK_CAP, SERVER, Sending
 
 __all__ = [
@@ -85,7 +87,8 @@ def key_of(peer: str, user: str) -> str:
 
 class Link:
     """One client's end of a link to one peer. The peer may be a user (`@bob`): then it only sends. With
-    `user` it is the end of what the peer sends to that user, whose client this is: then it only receives."""
+    `user` it is the end of what the peer sends to that user, whose client this is: then it only receives.
+    `journaled`: what leaves, and what is acknowledged, waits until a journal has it (see `ledger`)."""
 
     def __init__(
         self,
@@ -96,9 +99,11 @@ class Link:
         window_bytes: int = limits.WINDOW_BYTES,
         durable: bool = False,
         user: str = "",
+        journaled: bool = False,
     ) -> None:
         self.peer = peer
         self.run = run
+        self.journaled = journaled
         self.user = user
         self.window = window
         self.window_bytes = window_bytes
@@ -112,6 +117,7 @@ class Link:
         self._granted: dict[tuple[str, str], int] = {}  # (path, lane) → highest number the peer takes
         self._peer_run = 0
         self._inbound: dict[str, Inbound] = {}
+        self._cursors: dict[str, SavedCursor] = {}  # lane → where an earlier process was
         self._arrived: dict[str, str] = {}  # lane → path by which the newest message came
         self._report_at = inf
         self._events: list[Event] = []
@@ -140,16 +146,20 @@ class Link:
         reply: str = "",
         failed: bool = False,
         collapse: str = "",
+        tag: str = "",
         context: Any = None,
     ) -> Outgoing:
         """Number a body for sending; it leaves with the next `take`.
 
         Raises `WindowFull` when the lane has no room, `ValueError` for an unknown lane.
         """
-        entry = self._lane(lane).outbound.submit(data, binary=binary, expires=expires)
+        outbound = self._lane(lane).outbound
+        entry = outbound.submit(data, binary=binary, expires=expires)
         entry.request, entry.deadline = request, deadline
         entry.reply, entry.failed = reply, failed
-        entry.collapse = collapse
+        entry.collapse, entry.tag = collapse, tag
+        if tag:
+            outbound.tag = tag
         entry.context = context
         return entry
 
@@ -183,6 +193,37 @@ class Link:
     def idle(self) -> bool:
         """Whether nothing is under way in either direction."""
         return not self.unsettled and not self.owes_acks
+
+    # --- what a journal keeps ------------------------------------------------------------------
+
+    def restore(self, lanes: Iterable[SavedLane], cursors: Iterable[SavedCursor], *, anew: bool) -> None:
+        """Take over, while this link is new, what an earlier process left; see `Outbound.restore`."""
+        for lane in lanes:
+            self._lane(lane.lane).outbound.restore(lane, anew=anew)
+        for cursor in cursors:
+            if cursor.run > self._peer_run:
+                self._peer_run = cursor.run
+                self._cursors.clear()
+            if cursor.run == self._peer_run:
+                self._cursors[cursor.lane] = cursor
+
+    def outstanding(self) -> list[Outgoing]:
+        """The numbers whose end was not told."""
+        return [entry for sending in self._sending.values() for entry in sending.outbound.outstanding()]
+
+    def newest_tag(self, lane: str) -> str:
+        """The newest tag that a number of a lane was given; empty: none was."""
+        return self._lane(lane).outbound.tag
+
+    def lane_changes(self) -> list[LaneChange]:
+        """Return, once, what has changed on the outbound lanes."""
+        changes = (sending.outbound.change() for sending in self._sending.values())
+        return [change for change in changes if change is not None]
+
+    def cursor_changes(self) -> list[CursorChange]:
+        """Return, once, which cursors of the inbound lanes have moved."""
+        changes = (inbound.change(self.peer, self.user) for inbound in self._inbound.values())
+        return [change for change in changes if change is not None]
 
     # --- paths -------------------------------------------------------------------------------
 
@@ -286,7 +327,7 @@ class Link:
     def _receive_control(self, message: Skip | Probe, path: str, now: float) -> None:
         start = message.start if type(message) is Probe else 0
         known = message.lane in self._inbound and message.run == self._peer_run
-        inbound = self._receiving(message.run, start or message.base, message.lane, path)
+        inbound = self._receiving(message.run, start or message.base, message.lane, path, start)
         if inbound is None:
             return
         self._arrived[message.lane] = path
@@ -301,8 +342,9 @@ class Link:
         except BeyondCredit as error:
             self.fail(path, str(error))
 
-    def _receiving(self, run: int, base: int, lane: str, path: str) -> Inbound | None:
-        """The half that takes a lane's numbers of that run; None if they are to be dropped."""
+    def _receiving(self, run: int, base: int, lane: str, path: str, start: int = 0) -> Inbound | None:
+        """The half that takes a lane's numbers of that run; None if they are to be dropped. `start`: where
+        the server knows this client to be."""
         if lane not in limits.LANES or run < self._peer_run:
             return None
         if run > self._peer_run:
@@ -311,10 +353,16 @@ class Link:
             for ended in self._inbound.values():
                 self._events += ended.end()
             self._inbound.clear()
+            self._cursors.clear()
             self._peer_run = run
         inbound = self._inbound.get(lane)
         if inbound is None:
+            cursor = self._cursors.pop(lane, None)
+            if cursor is not None:
+                base = max(cursor.finished + 1, start)
             inbound = self._inbound[lane] = Inbound(lane, run, base, self.window, self.window_bytes)
+            if self.journaled:
+                inbound.journaled(cursor)
         return inbound
 
     def _receive_ack(self, ack: Ack, path: str, now: float) -> None:
@@ -425,6 +473,7 @@ class Link:
                 raise ValueError(f"a link has the lanes {', '.join(limits.LANES)}, not {lane!r}")
             outbound = Outbound(self.peer, lane, self.run, self.window, self.window_bytes)
             outbound.process = self.peer_process
+            outbound.record = Record() if self.journaled else None
             sending = self._sending[lane] = Sending(outbound)
         return sending
 
@@ -447,7 +496,7 @@ class Link:
                 self._knock(sending, now)
                 continue
             first = sending.cursors.get(path, outbound.received + 1)
-            last = outbound.next_seq - 1
+            last = outbound.ready
             if path != SERVER:
                 last = min(last, self._limit(path, outbound))
             elif sending.held:
@@ -479,13 +528,13 @@ class Link:
         sending.knock = min(2 * sending.knock, KNOCK_CAP)
         sending.held_until = now + sending.knock
         outbound = sending.outbound
-        seq = max(min(sending.held, outbound.next_seq - 1), outbound.base)
+        seq = min(max(min(sending.held, outbound.next_seq - 1), outbound.base), outbound.ready)
         sending.top = max(sending.top, seq)
         for message in outbound.transmit(seq, seq, now, server=True):
             self._out.append((SERVER, message))
 
     def _limit(self, path: str, outbound: Outbound) -> int:
-        return max(self._granted.get((path, outbound.lane), 0), outbound.base - 1 + self.window)
+        return max(self._granted.get((path, outbound.lane), 0), outbound.announced - 1 + self.window)
 
     def _probe(self, sending: Sending, ways: tuple[str, ...], now: float) -> None:
         outbound = sending.outbound
@@ -499,7 +548,7 @@ class Link:
             probe = Probe(
                 run=self.run,
                 seq=min(sending.top, outbound.next_seq - 1),
-                base=outbound.base,
+                base=outbound.announced,
                 to=self.peer,
                 lane=outbound.lane,
             )
@@ -507,8 +556,8 @@ class Link:
 
     def _ride(self, message: LinkMessage) -> None:
         inbound = self._inbound.get(message.lane)
-        if inbound is not None and inbound.finished and inbound.may_ride():
-            message.ack_run, message.ack = inbound.run, inbound.finished
+        if inbound is not None and inbound.cursor and inbound.may_ride():
+            message.ack_run, message.ack = inbound.run, inbound.cursor
             inbound.rode()
 
     def _acknowledge(self, now: float) -> None:

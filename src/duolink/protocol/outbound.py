@@ -20,6 +20,7 @@ from msgspec import Raw
 
 from duolink.protocol.codes import LossReason
 from duolink.protocol.messages import Ack, LinkMessage, Skip
+from duolink.protocol.records import LaneChange, SavedEntry, SavedLane
 
 
 class WindowFull(Exception):
@@ -48,6 +49,7 @@ class Outgoing:
         "seq",
         "size",
         "stored",
+        "tag",
         "told",
     )
 
@@ -63,6 +65,7 @@ class Outgoing:
         self.failed = False
         self.ask = False
         self.collapse = ""
+        self.tag = ""  # the application's own name for it
         self.context: Any = None
         self.copies = 0
         self.process = _NOBODY  # the receiver's process that may have the body, if it is one
@@ -93,8 +96,20 @@ class Stored(NamedTuple):
     entry: Outgoing
 
 
+class Record:
+    """What a journal has of a lane, and what it was told. A number above `top` has not left, a base above
+    `base` was not announced: the process that continues the run will not know of it."""
+
+    __slots__ = ("base", "ended", "told", "top")
+
+    def __init__(self) -> None:
+        self.top, self.base = 0, 1
+        self.told = (0, 1, 0, "")  # highest number, base, stored up to, tag
+        self.ended: list[tuple[int, str]] = []
+
+
 class Outbound:
-    """One lane's numbers of one run, in order, from `base` on."""
+    """One lane's numbers of one run, in order, from `base` on. `record`: a journal keeps them."""
 
     __slots__ = (
         "_entries",
@@ -105,9 +120,11 @@ class Outbound:
         "peer",
         "process",
         "received",
+        "record",
         "run",
         "stored",
         "sure",
+        "tag",
         "window",
         "window_bytes",
     )
@@ -120,6 +137,8 @@ class Outbound:
         self.sure = False  # told on this connection
         self.received = 0  # the receiver's cursor of arrival, as far as acknowledged
         self.stored = 0  # the mailbox's
+        self.tag = ""  # of the newest number
+        self.record: Record | None = None
         self._entries: deque[Outgoing] = deque()
         self._unsafe_bytes = 0
         self._expires = inf
@@ -130,6 +149,18 @@ class Outbound:
     def base(self) -> int:
         """Lowest number not yet settled."""
         return self._entries[0].seq if self._entries else self.next_seq
+
+    @property
+    def ready(self) -> int:
+        """Highest number that may leave."""
+        record = self.record
+        return self.next_seq - 1 if record is None else min(self.next_seq - 1, record.top)
+
+    @property
+    def announced(self) -> int:
+        """The base that the receiver may hear of."""
+        record = self.record
+        return self.base if record is None else min(self.base, record.base)
 
     @property
     def unsettled(self) -> int:
@@ -177,7 +208,7 @@ class Outbound:
 
         Acknowledgements of another run, or of numbers never sent, change nothing.
         """
-        if ack.run != self.run or max(ack.seq, ack.received) >= self.next_seq:
+        if ack.run != self.run or max(ack.seq, ack.received) > self.ready:
             return []
         received = max(ack.received, ack.seq)
         self.received = received if ack.want else max(self.received, received)
@@ -185,7 +216,7 @@ class Outbound:
 
     def acknowledge_cursor(self, run: int, seq: int) -> list[Settled]:
         """Take a cursor that rode on a message: everything up to `seq` is delivered, nothing lost."""
-        if run != self.run or not self._entries or not self._entries[0].seq <= seq < self.next_seq:
+        if run != self.run or not self._entries or not self._entries[0].seq <= seq <= self.ready:
             return []
         self.received = max(self.received, seq)
         return self._settle(seq, None)
@@ -208,7 +239,7 @@ class Outbound:
 
     def store(self, seq: int) -> list[Stored]:
         """A mailbox has everything up to `seq`: bodies are forgotten, the window moves on."""
-        if seq >= self.next_seq or seq <= self.stored:
+        if seq > self.ready or seq <= self.stored:
             return []
         first, self.stored = self.stored + 1, seq
         stored = []
@@ -287,6 +318,8 @@ class Outbound:
         if entry.copies or not entry.reason or entry.told:
             return []
         entry.told = True
+        if self.record is not None:
+            self.record.ended.append((entry.seq, entry.reason))
         return [Settled(entry, entry.reason)]
 
     def _advance(self) -> None:
@@ -296,6 +329,59 @@ class Outbound:
         while entries and entries[0].told and not entries[0].copies:
             entries.popleft()
 
+    # --- what a journal keeps ------------------------------------------------------------------
+
+    def outstanding(self) -> list[Outgoing]:
+        """The entries whose end was not told."""
+        return [entry for entry in self._entries if not entry.told]
+
+    def change(self) -> LaneChange | None:
+        """Return, once, what the journal has not been told; None: nothing, or there is no journal."""
+        record = self.record
+        if record is None:
+            return None
+        now = (self.next_seq - 1, self.base, self.stored, self.tag)
+        if now == record.told and not record.ended:
+            return None
+        before, record.told = record.told, now
+        ended, record.ended = record.ended, []
+        entries = tuple(self.between(before[0] + 1, now[0]))
+        saved = tuple(map(_saved, entries))
+        stored = self.stored if self.stored != before[2] else 0
+        return LaneChange(self, now[0], self.base, stored, self.tag, entries, saved, tuple(ended))
+
+    def kept(self, change: LaneChange) -> None:
+        """The journal has it."""
+        record = self.record
+        assert record is not None
+        record.top, record.base = change.top, change.base
+
+    def restore(self, saved: SavedLane, *, anew: bool) -> None:
+        """Take over, while this lane is empty, what an earlier process left of it. `anew`: this is another
+        run, in which what that process did not bring to safety is numbered again, in order.
+
+        Copies may be out of which nothing is known. The answer to a request would find nobody, so it is
+        skipped, as one of a process that restarted.
+        """
+        assert self.record is not None and self.next_seq == 1
+        self.tag = saved.tag
+        for entry in saved.entries:
+            if anew and (entry.stored or entry.request or entry.reason):
+                continue
+            seq = self.next_seq if anew else entry.seq
+            self._entries.append(_restored(entry, seq))
+            self.next_seq = seq + 1
+            self._unsafe_bytes += self._entries[-1].size
+            if entry.stored:
+                self.stored = seq
+            elif not self._entries[-1].reason:
+                self._expires = min(self._expires, entry.expires)
+        if not anew:
+            self.next_seq = saved.next_seq
+            self.record.top, self.record.base = saved.next_seq - 1, self.base
+            self.record.told = (saved.next_seq - 1, self.base, self.stored, self.tag)
+            self.received = self.base - 1
+
     # --- what leaves -------------------------------------------------------------------------
 
     def transmit(
@@ -304,7 +390,8 @@ class Outbound:
         """Yield what is to be sent of the numbers `first` … `last`, counting the copies. Stored
         numbers are the mailbox's to send. `server`: it goes to the server; `store`: to be kept there."""
         run: list[Outgoing] = []
-        for entry in self.between(first, last):
+        base = self.announced
+        for entry in self.between(first, min(last, self.ready)):
             if run and (entry.reason != run[0].reason or entry.stored):
                 yield self._skips(run, store)
                 run = []
@@ -324,7 +411,7 @@ class Outbound:
             yield LinkMessage(
                 run=self.run,
                 seq=entry.seq,
-                base=self.base,
+                base=base,
                 to=self.peer,
                 lane=self.lane,
                 ask=entry.ask,
@@ -351,12 +438,41 @@ class Outbound:
             run=self.run,
             seq=entries[0].seq,
             last=entries[-1].seq,
-            base=self.base,
+            base=self.announced,
             reason=entries[0].reason,
             to=self.peer,
             lane=self.lane,
             store=store,
         )
+
+
+def _saved(entry: Outgoing) -> SavedEntry:
+    keep = not (entry.reason or entry.stored or entry.request)
+    return SavedEntry(
+        seq=entry.seq,
+        data=bytes(entry.data) if keep else b"",
+        binary=entry.binary,
+        expires=entry.expires,
+        reply=entry.reply,
+        failed=entry.failed,
+        collapse=entry.collapse,
+        tag=entry.tag,
+        request=bool(entry.request),
+        stored=entry.stored,
+        reason=entry.reason if entry.told else "",
+    )
+
+
+def _restored(saved: SavedEntry, seq: int) -> Outgoing:
+    entry = Outgoing(seq, Raw(saved.data), saved.binary, saved.expires)
+    entry.reply, entry.failed = saved.reply, saved.failed
+    entry.collapse, entry.tag = saved.collapse, saved.tag
+    entry.stored = saved.stored
+    entry.reason = LossReason.SENDER_RESTARTED if saved.request else saved.reason
+    entry.told = bool(entry.reason)
+    if not saved.reason:
+        entry.copies, entry.process = 1, _SEVERAL
+    return entry
 
 
 def _unseen(entry: Outgoing, ack: Ack | None) -> bool:

@@ -32,7 +32,8 @@ from duolink.protocol.events import (
     StateChanged,
 )
 from duolink.protocol.heartbeat import Beat, Heartbeat, Pace
-from duolink.protocol.link import SERVER, Link
+from duolink.protocol.ledger import Ledger
+from duolink.protocol.link import SERVER, Link, key_of
 from duolink.protocol.messages import (
     Ack,
     Ephemeral,
@@ -63,6 +64,7 @@ from duolink.protocol.messages import (
 from duolink.protocol.options import DEFAULTS, Options
 from duolink.protocol.paths import PathKind
 from duolink.protocol.payload import payloads
+from duolink.protocol.records import Changes
 from duolink.protocol.subscriptions import Subscriptions
 
 
@@ -81,6 +83,7 @@ SHORTEST_BEAT: Final = 0.1
 """Seconds below which no server may make its clients ping or wait."""
 
 _TO_LINK: Final = frozenset({LinkMessage, Ack, Skip, Probe})
+_TO_USER: Final = frozenset({LinkMessage, Skip, Probe})
 _VERDICTS: Final = frozenset({Wait, Stored})
 _ANSWERS: Final = frozenset({PublishedAnswer, Refreshed})
 
@@ -103,6 +106,7 @@ class Session:
         self.welcome: Welcome | None = None
         self.run = 0
         self.links: dict[str, Link] = {}
+        self.ledger: Ledger | None = None
         self.subscriptions = Subscriptions()
         self.watched: set[str] = set()
         self._random = random
@@ -134,31 +138,45 @@ class Session:
 
     # --- the application -----------------------------------------------------------------------
 
-    def start(self, now: float) -> None:
-        """Begin to connect."""
+    def start(self, now: float, ledger: Ledger | None = None) -> None:
+        """Begin to connect. `ledger`: continue the run of the process before, and keep a journal: see
+        `changes`."""
+        if ledger is not None:
+            self.ledger, self.run = ledger, ledger.run
         self._change(State.CONNECTING)
         self._open_at = now
 
-    def link(self, peer: str) -> Link:
-        """The link to a peer, made when it is not there.
+    def link(self, peer: str, user: str = "") -> Link:
+        """The link to a peer, made when it is not there. With `user`: what the peer sends to that user.
 
         Raises `NotOnlineYet` before the first welcome, `ValueError` for what cannot be a client,
         `TooManyLinks`.
         """
-        link = self.links.get(peer)
+        link = self.links.get(key_of(peer, user))
         if link is not None:
             return link
-        if peer == self.client_id or not (codec.is_client_id(peer) or peer == "$server"):
+        possible = codec.is_client_id(peer) or peer == "$server" or codec.is_user(peer)
+        if (peer == self.client_id and not user) or not possible:
             raise ValueError(f"{peer!r} cannot be the other end of a link")
         if self.welcome is None:
             raise NotOnlineYet("a link needs a client that has been online")
         if len(self.links) >= limits.MAX_LINKS:
             raise TooManyLinks(f"at most {limits.MAX_LINKS} links")
         maximum = self.welcome.limits
-        link = Link(peer, self.run, window=maximum.window, window_bytes=maximum.window_bytes)
+        link = Link(
+            peer,
+            self.run,
+            window=maximum.window,
+            window_bytes=maximum.window_bytes,
+            durable=self.welcome.durable,
+            user=user,
+            journaled=self.ledger is not None,
+        )
+        if self.ledger is not None:
+            self.ledger.furnish(link)
         if self._online:
             link.path_up(SERVER, PathKind.SERVER, 0.0)
-        self.links[peer] = link
+        self.links[link.key] = link
         return link
 
     def touch(self, link: Link) -> None:
@@ -249,6 +267,10 @@ class Session:
         if code in (CloseCode.ABNORMAL, NO_CODE) and self._goodbye:
             code = self._goodbye
         self._goodbye = 0
+        if code == CloseCode.SUPERSEDED and self.ledger is not None and self.welcome is None and self.run:
+            self.run = 0  # another process has registered since the journaled one: go on as a new one
+            self._open_at = now
+            return
         if not may_reconnect(code):
             self._end(StateChanged(State.CLOSED, code, reason, refusal))
             return
@@ -353,8 +375,11 @@ class Session:
             self._events.append(ProtocolTrouble("run", "the server changed this process's run"))
             self._drop(CloseCode.PROTOCOL_ERROR, "another run", now)
             return
-        self.welcome = welcome
+        first, self.welcome = self.welcome is None, welcome
         self.run = welcome.run
+        if first and self.ledger is not None:
+            for peer in self.ledger.welcomed(self.run):
+                self.link(peer)
         self._online = True
         self._online_since = now
         self._hello_by = self._lost_at = inf
@@ -367,20 +392,22 @@ class Session:
         default = welcome.limits.message == limits.MAX_MESSAGE
         self._decoder = codec.SERVER if default else codec.Decoder(FromServer, welcome.limits.message)
         for link in self.links.values():
-            link.resize(welcome.limits.window, welcome.limits.window_bytes)
+            link.adapt(welcome.limits.window, welcome.limits.window_bytes, welcome.durable)
             link.path_up(SERVER, PathKind.SERVER, now)
             self._touched.add(link)
         self._out += self.commands.send(now)
         self._change(State.ONLINE)
 
-    def _to_link(self, peer: str, message: Message, now: float) -> None:
-        link = self.links.get(peer)
+    def _to_link(self, peer: str, message: Any, now: float) -> None:
+        # What came for the user this client belongs to is a stream of its own.
+        user = message.user if type(message) in _TO_USER else ""
+        link = self.links.get(key_of(peer, user))
         if link is None:
             watched = type(message) is Peer and peer in self.watched
             if not watched and (type(message) not in _TO_LINK or type(message) is Ack):
                 return
             try:
-                link = self.link(peer)
+                link = self.link(peer, user)
             except (ValueError, TooManyLinks, NotOnlineYet) as error:
                 self._events.append(ProtocolTrouble("peer", str(error)))
                 return
@@ -428,6 +455,20 @@ class Session:
             self._transport = False
         return actions
 
+    def changes(self) -> Changes | None:
+        """Return, once, what a journal is to keep now (ask after each `take`); None: nothing. It may also be
+        what happened after an earlier answer that is not kept yet, and is kept after it."""
+        return self.ledger.changes(self._touched) if self.ledger is not None else None
+
+    def kept(self, changes: Changes, now: float) -> None:
+        """The journal has it: what waited for that may leave with the next `take`."""
+        for lane in changes.lanes:
+            lane.outbound.kept(lane)
+            self._touched.add(self.links[lane.outbound.peer])
+        for inbound, cursor in changes.cursors:
+            inbound.keep(cursor.finished, now)
+            self._touched.add(self.links[key_of(cursor.peer, cursor.user)])
+
     def next_timer(self, now: float) -> float:
         """When `take` has something to do, if nothing happens before; infinity: never."""
         if self.state is State.CLOSED:
@@ -471,6 +512,8 @@ class Session:
         for link in list(self.links.values()):
             if link not in self._touched and self._timers.get(link, inf) > now:
                 continue
+            if self.ledger is not None:
+                self.ledger.touch(link)
             for path, message in link.take(now):
                 if path != SERVER:
                     self._actions += [Carry(link.peer, path, *send) for send in payloads([message])]
@@ -506,7 +549,8 @@ class Session:
         self.state = State.CLOSED
         for link in self.links.values():
             self._events += [FromLink(link.peer, event) for event in link.events()]
-            lost = link.abandon(change.error or "closed")
-            self._events += [FromLink(link.peer, event) for event in lost]
+            if self.ledger is None:  # a journal keeps what is not settled for the next process
+                lost = link.abandon(change.error or "closed")
+                self._events += [FromLink(link.peer, event) for event in lost]
         self._events += self.commands.abandon(change.reason)
         self._events.append(change)
