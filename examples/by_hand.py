@@ -30,18 +30,18 @@ async def main(me, other, url="ws://127.0.0.1:8080/ws"):
                     if kind == "welcome":
                         hello.update({key: message[key] for key in ("run", "session", "secret")})
                         online, reading = socket, reading or asyncio.create_task(read())
-                    elif kind == "peer" and unsettled:  # after each welcome, and when they come back
-                        await socket.send("\n".join(unsettled.values()))
                     elif kind == "ping":
                         await socket.send(dumps(dict(type="pong", id=message.get("id", 0))))
                     elif kind == "ack" and message["run"] == hello["run"]:
                         unsettled = {number: line for number, line in unsettled.items() if number > seq}
                     elif "base" in message and message["from"] == other and message.get("lane") != "bulk":
-                        run, got = max((run, got), (message["run"], message["base"] - 1))
+                        run, got = max((run, got), (message["run"], message.get("start", message["base"]) - 1))
                         if kind != "probe" and (message["run"], seq) == (run, got + 1):
                             print(message.get("data", f"({message.get('reason', 'bytes')})"), flush=True)
                             got = message.get("last", seq)
                         await socket.send(dumps(dict(type="ack", to=other, run=run, seq=got, want=seq > got)))
+                    if unsettled and (kind == "peer" or message.get("want")):  # they are back, or ask for it
+                        await socket.send("\n".join(unsettled.values()))
         if socket.close_code >= 3500 or socket.close_code in (1002, 1003, 1007, 1008, 1009, 1010):
             sys.exit(socket.close_reason)  # it would be refused again
         await asyncio.sleep(1)

@@ -315,7 +315,7 @@ ANSWERED: dict[str, tuple[bytes, str, dict[str, Any]]] = {
     "a forged signal": (line(type="signal", to="bob", sender="alice", data=1), "forbidden", {"to": "bob"}),
     "a forged ephemeral": (line(type="ephemeral", to="bob", sender="alice", data=1), "forbidden", {}),
     "another process's number": (numbered(run=1), "forbidden", {"to": "bob", "run": 1, "seq": 1}),
-    "a user's name": (numbered(to="@bob"), "forbidden", {"to": "@bob"}),
+    "a user without a name": (numbered(to="@"), "forbidden", {"to": "@"}),
     "the server's namespace": (numbered(to="$root"), "forbidden", {"to": "$root"}),
     "a name with a newline": (numbered(to="bob\n"), "malformed", {"to": "bob\n"}),
     "no name": (numbered(to=""), "malformed", {"seq": 1}),

@@ -12,6 +12,7 @@ import resource
 import secrets
 import signal
 import ssl
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -56,6 +57,11 @@ SPARE_DESCRIPTORS: Final = 64
 
 FLUSH_LOG_EVERY: Final = 10.0
 """Seconds between two looks for summaries of the limited log that are due."""
+
+SWITCH_INTERVAL: Final = 0.0005
+"""Seconds after which the loop's thread lets another one run, instead of Python's 5 ms: the writer of the
+database needs the interpreter for some 20 µs between two pieces of work for the disk, and everybody who waits
+for a commit waits for that. (A busy loop, batches of 100: the 99th percentile fell to a twentieth.)"""
 
 LAST_GRACE: Final = 0.5
 """Seconds beyond `session.drain_timeout_s` after which a shutdown no longer waits for anything."""
@@ -421,6 +427,7 @@ def run(app: App, started: Callable[[App], None] = lambda app: None) -> None:
     `started` is called when the ports are open. Raises `DatabaseError`, and `OSError` when a port cannot be
     had.
     """
+    sys.setswitchinterval(SWITCH_INTERVAL)
     allowed = raise_descriptor_limit()
     if allowed < app.config.listen.max_connections + SPARE_DESCRIPTORS:
         _log.warning(

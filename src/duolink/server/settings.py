@@ -195,8 +195,9 @@ class Storage(Section, frozen=True, kw_only=True):
         Annotated[
             str,
             about(
-                "File of the database (SQLite; two more files stand beside it while it is open). Not set: "
-                "everything is in memory and ends with the process. `duolink serve` sets `duolink.db`.",
+                "File of the database (SQLite; `-wal` and `-shm` stand beside it while it is open, `-lock` "
+                "for good). Not set: everything is in memory and ends with the process. `duolink serve` "
+                "sets `duolink.db`.",
                 min_length=1,
             ),
         ]

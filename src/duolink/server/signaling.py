@@ -2,7 +2,7 @@
 
 `Rooms` is the whole behaviour, without sockets or a clock: what happens goes in with `now` (monotonic
 seconds), and what must be done comes out as a list of effects. `Signaling` is its driver: it gives a
-listener's wires their seats, and a ticket its meaning. `docs/protocol.md` §9 is the contract.
+listener's wires their seats, and a ticket its meaning. `docs/protocol.md` §10 is the contract.
 """
 
 import asyncio
