@@ -7,6 +7,7 @@ from itertools import count
 from random import Random
 from typing import Any
 
+import apsw
 from msgspec import UNSET, Raw
 from tests.node_world import Client, FakeWire, ManualClock, World
 
