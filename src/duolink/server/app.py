@@ -24,7 +24,7 @@ import structlog
 import uvloop
 from uvicorn._types import ASGI3Application
 
-from duolink.engines.base import Engines, MailboxLimits
+from duolink.engines.base import Engines, Failure, MailboxLimits
 from duolink.engines.memory import memory_engines
 from duolink.engines.sqlite.engines import sqlite_engines
 from duolink.engines.sqlite.threads import Threads
@@ -43,7 +43,7 @@ from duolink.server.log import LimitedLog
 from duolink.server.metrics import Counts, LagSampler, make_registry
 from duolink.server.node import Node
 from duolink.server.options import ListenerOptions
-from duolink.server.policy import make_consent
+from duolink.server.policy import SERVER, make_consent
 from duolink.server.ratelimit import Throttle, is_trusted
 from duolink.server.signaling import MAX_SIGNAL, RoomOptions, Signaling, Subprotocols
 from duolink.server.tcp import TcpListener, TcpOptions
@@ -211,6 +211,7 @@ class App:
             counts=self.counts,
             log=self._events,
             hooks=self._hooks,
+            run=await self._issue_run(loop),
         )
         self._listener = self._make_listener()
         self.port = await self._listener.start()
@@ -262,6 +263,14 @@ class App:
         self._events.flush(float("inf"))
 
     # --- parts ---------------------------------------------------------------------------------
+
+    async def _issue_run(self, loop: asyncio.AbstractEventLoop) -> int:
+        """Get a run for the embedding application, above those it had before this start."""
+        issued: asyncio.Future[int | Failure] = loop.create_future()
+        registry = self._engines.registry
+        registry.issue_run(SERVER, SERVER, self._clock.wall_ms(), issued.set_result)
+        answer = await issued
+        return answer if isinstance(answer, int) else self._clock.wall_ms()
 
     def _make_engines(self, loop: asyncio.AbstractEventLoop) -> Engines:
         config = self.config

@@ -29,7 +29,7 @@ from duolink.protocol.messages import (
 )
 from duolink.server.app import App
 from duolink.server.auth import AuthenticationError, Identity
-from duolink.server.config import Config
+from duolink.server.config import Config, Storage
 from duolink.server.hooks import Action, Hooks
 from duolink.server.policy import SERVER
 from duolink.server.serverlink import Incoming, NotDelivered, Sent, ServerLink, encode
@@ -102,7 +102,8 @@ class Server:
 
     Those that only listen may be `async` functions; each call is then a task of its own.
 
-    `config` is everything else (see `docs/configuration.md`); `host`, `port` and `tcp_port` stand above it.
+    `database` is a file for mailboxes, history and shared state; without one they end with the process.
+    `config` is everything else (see `docs/configuration.md`); what is named beside it stands above it.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Server:
         host: str | None = None,
         port: int | None = None,
         tcp_port: int | None = None,
+        database: str | None = None,
         config: Config | None = None,
         authenticate: Callable[[str | None], Identity | None] | None = None,
         authorize: Callable[[Identity, Action, str], bool | None] | None = None,
@@ -125,7 +127,9 @@ class Server:
             _log_to_standard_library()
         self._authorize = authorize
         self._app = App(
-            _configured(config or Config(), host, port, tcp_port, external=authenticate is not None),
+            _configured(
+                config or Config(), host, port, tcp_port, database, external=authenticate is not None
+            ),
             authenticator=_HookAuthenticator(authenticate) if authenticate is not None else None,
             hooks=Hooks(
                 authorize=self._may if authorize is not None else None,
@@ -151,7 +155,7 @@ class Server:
     # --- life ------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> "Server":
-        """Open the ports. Raises `OSError` when one cannot be had."""
+        """Open database and ports. Raises `OSError` when a port cannot be had, `DatabaseError`."""
         await self._app.start()
         self._loop = asyncio.get_running_loop()
         self._running = True
@@ -201,16 +205,18 @@ class Server:
     # --- what the application does -----------------------------------------------------------------
 
     def link(self, client_id: str) -> ServerLink:
-        """Return the link to a client. Raises `ValueError` for what is no client id."""
+        """Return the link to a client, or to a user (`@bob`: all his clients). Raises `ValueError` for what
+        is neither."""
         self._check_running()
-        if not codec.is_client_id(client_id):
+        if not (codec.is_client_id(client_id) or codec.is_user(client_id)):
             raise ValueError(f"{client_id!r} cannot be a client id")
         link = self._links.pop(client_id, None)
         if link is None:
             self._forget_idle()
             app = self._app
             window = (app.config.links.window, app.config.links.window_bytes)
-            link = ServerLink(client_id, app.node.local.run, window, app.node.clock.monotonic, self._touch)
+            now, durable = app.node.clock.monotonic, app.node.durable
+            link = ServerLink(client_id, app.node.local.run, window, now, durable, self._touch)
         self._links[client_id] = link
         return link
 
@@ -472,13 +478,19 @@ class _HookAuthenticator:
 
 
 def _configured(
-    config: Config, host: str | None, port: int | None, tcp_port: int | None, external: bool
+    config: Config,
+    host: str | None,
+    port: int | None,
+    tcp_port: int | None,
+    database: str | None,
+    external: bool,
 ) -> Config:
     """Return the settings with what the arguments say. Raises `ConfigError`."""
     given = {"host": host, "port": port, "tcp_port": tcp_port}
     listen = msgspec.structs.replace(config.listen, **{k: v for k, v in given.items() if v is not None})
     auth = msgspec.structs.replace(config.auth, external=True) if external else config.auth
-    return msgspec.structs.replace(config, listen=listen, auth=auth)
+    storage = Storage(database=database) if database is not None else config.storage
+    return msgspec.structs.replace(config, listen=listen, auth=auth, storage=storage)
 
 
 async def _report(work: Awaitable[Any], what: str) -> None:

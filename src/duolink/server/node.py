@@ -67,8 +67,9 @@ class Node:
         counts: Counts,
         log: EventLog,
         hooks: Hooks | None = None,
+        run: int = 0,
     ) -> None:
-        """Make a node without connections.
+        """Make a node without connections. `run` is that of the embedding application; 0: by the clock.
 
         `defer` calls its argument at the end of the loop turn, `new_token` draws an unguessable name (at
         most 64 characters), `log` is for what strangers cause. The engines complete into this node's
@@ -116,7 +117,7 @@ class Node:
         self.channels = Channels(self, engines.log)
         self.histories = Histories(self, engines.log)
         self.greeter = Greeter(self, authenticator, engines.registry)
-        self.local = LocalConnection(self, clock.wall_ms())
+        self.local = LocalConnection(self, run or clock.wall_ms())
         """The embedding application's own connection, as `$server`."""
 
     # --- inputs ------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from duolink.protocol import codec, limits
 from duolink.protocol.codes import LossReason
-from duolink.protocol.link import SERVER, Link, Lost, Received, Settled
+from duolink.protocol.link import SERVER, Link, Lost, Received, Settled, Stored
 from duolink.protocol.messages import LinkMessage, Message
 from duolink.protocol.paths import PathKind
 
@@ -30,12 +30,13 @@ class NotDelivered(Exception):
 class Sent:
     """A numbered message, and what becomes of it. It goes its way whether or not anybody waits."""
 
-    __slots__ = ("_end", "_waiters", "seq")
+    __slots__ = ("_end", "_stored", "_waiters", "seq")
 
     def __init__(self) -> None:
         self.seq = 0
         """Its number."""
         self._end: NotDelivered | Literal["delivered"] | None = None
+        self._stored = False
         self._waiters: list[asyncio.Future[None]] = []
 
     @property
@@ -43,19 +44,38 @@ class Sent:
         """Whether its end is known."""
         return self._end is not None
 
+    async def stored(self) -> None:
+        """Return when it is safe: in the client's mailbox, or delivered. Raises `NotDelivered`. A server
+        without a database stores nothing."""
+        while self._end is None and not self._stored:
+            await self._change()
+        if isinstance(self._end, NotDelivered):
+            raise self._end
+
     async def delivered(self) -> None:
         """Return when the client's application has finished with it. Raises `NotDelivered`. Cancelling
         withdraws nothing."""
-        if self._end is None:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            await waiter
+        while self._end is None:
+            await self._change()
         if isinstance(self._end, NotDelivered):
             raise self._end
+
+    async def _change(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    def keep(self) -> None:
+        """It is in a mailbox."""
+        self._stored = True
+        self._wake()
 
     def settle(self, reason: str, certain: bool) -> None:
         """Its end: an empty reason means delivered."""
         self._end = NotDelivered(reason, certain) if reason else "delivered"
+        self._wake()
+
+    def _wake(self) -> None:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -103,12 +123,13 @@ class ServerLink:
         run: int,
         window: tuple[int, int],
         now: Callable[[], float],
+        durable: bool,
         touched: "Callable[[ServerLink], None]",
     ) -> None:
-        """`window`: numbers and bytes in flight per lane; `touched` is called when the machine has
-        something to say."""
+        """`window`: numbers and bytes in flight per lane; `durable`: the node has a disk; `touched` is called
+        when the machine has something to say."""
         self.client_id = client_id
-        self.machine = Link(client_id, run, window=window[0], window_bytes=window[1])
+        self.machine = Link(client_id, run, window=window[0], window_bytes=window[1], durable=durable)
         self._now = now
         self._touched = touched
         self._waiters: list[asyncio.Future[None]] = []
@@ -123,7 +144,8 @@ class ServerLink:
     async def send(self, data: Any, *, lane: str = "messages", expires: float = RUN_OUT) -> Sent:
         """Number a value (JSON, or bytes) for the client, waiting for room; return what tells its fate.
 
-        The client need not be here: the message waits for it in this process, at most `expires` seconds.
+        The client need not be here: the message waits for it, at most `expires` seconds; in its mailbox if
+        the server has a database, else in this process.
         Raises `DataError` for a value that cannot travel, `ValueError` for an unknown lane, `RuntimeError`
         when the server has stopped.
         """
@@ -179,10 +201,16 @@ class ServerLink:
                 came.append(event)
             elif isinstance(event, Settled):
                 self._settle(event)
+            elif isinstance(event, Stored):
+                event.entry.context.keep()
+                self._make_room()
         return said, came
 
     def _settle(self, event: Settled) -> None:
         event.entry.context.settle(event.reason, event.certain)
+        self._make_room()
+
+    def _make_room(self) -> None:
         for waiter in self._waiters:  # each looks for itself whether there is room for it
             if not waiter.done():
                 waiter.set_result(None)

@@ -1,0 +1,99 @@
+"""`Server(database=…)`: what the application sends waits on disk, and goes on over restarts."""
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import duolink
+from duolink.server import Server
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(main, 15))
+
+
+def test_what_the_application_sends_to_an_absent_client_outlives_the_server(tmp_path: Path) -> None:
+    database = str(tmp_path / "app.db")
+
+    async def main() -> None:
+        async with Server(port=0, database=database) as server:
+            for number in range(3):
+                sent = await server.link("alice").send(number)
+            await sent.stored()
+            assert not sent.settled
+        async with Server(port=0, database=database) as server:
+            await (await server.link("alice").send("from its next life")).stored()
+            async with duolink.connect(server.url, client_id="alice") as alice:
+                assert alice.welcome is not None and alice.welcome.durable
+                heard = []
+                async for message in alice.link("$server"):
+                    heard.append(message.data)
+                    if len(heard) == 4:
+                        break
+        assert heard == [0, 1, 2, "from its next life"]
+
+    run(main())
+
+
+def test_the_application_hears_of_a_delivery_from_the_mailbox(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Server(port=0, database=str(tmp_path / "app.db")) as server:
+            sent = await server.link("alice").send("hello")
+            await sent.stored()
+            async with duolink.connect(server.url, client_id="alice") as alice:
+                async for message in alice.link("$server"):
+                    assert message.data == "hello"
+                    message.ack()
+                    break
+                await sent.delivered()
+
+    run(main())
+
+
+def test_a_user_is_written_to_on_all_his_devices(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Server(port=0, database=str(tmp_path / "app.db")) as server:
+            phone = duolink.connect(server.url, client_id="bob:phone")
+            laptop = duolink.connect(server.url, client_id="bob:laptop")
+            async with phone, laptop:
+                sent = await server.link("@bob").send("to both")
+                for device in (phone, laptop):
+                    async for message in device.messages():
+                        assert (message.data, message.sender, message.user) == ("to both", "$server", "@bob")
+                        break
+                await sent.delivered()
+
+    run(main())
+
+
+def test_channels_keep_their_history_and_state_over_a_restart(tmp_path: Path) -> None:
+    database = str(tmp_path / "app.db")
+
+    async def main() -> None:
+        async with Server(port=0, database=database) as server:
+            first = await server.publish("news", 1)
+            await server.set("news", "title", "kept")
+        async with Server(port=0, database=database) as server:
+            assert (await server.publish("news", 2)).epoch == first.epoch
+            async with duolink.connect(server.url, client_id="alice") as alice:
+                page = await alice.channel("news").history(10)
+                assert [entry.data for entry in page.publications if not entry.name] == [1, 2]
+                state = await alice.channel("news").state()
+                assert state["title"].value == "kept"
+
+    run(main())
+
+
+def test_without_a_database_nothing_is_stored() -> None:
+    async def main() -> None:
+        async with Server(port=0) as server:
+            with pytest.raises(duolink.Unsettled):
+                async with duolink.connect(server.url, client_id="alice", close_timeout=0.0) as alice:
+                    assert alice.welcome is not None and not alice.welcome.durable
+                    sent = await alice.link("bob").send("hello")
+                    assert sent.fate == "pending"
+
+    run(main())
