@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from duolink.cli.options import EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE, Failed
 from duolink.client.client import Client, connect
-from duolink.client.errors import ClientClosed, InvalidData, Refused, Unreachable
+from duolink.client.errors import ClientClosed, InvalidData, JournalError, Refused, Unreachable
 from duolink.client.events import Event, State, StateChanged
 from duolink.protocol import codec, limits
 
@@ -37,6 +37,8 @@ def run(work: Coroutine[Any, Any, int]) -> None:
         raise Failed(str(error), EXIT_UNREACHABLE) from None
     except Refused as error:
         raise Failed(str(error), EXIT_REFUSED) from None
+    except JournalError as error:
+        raise Failed(str(error), EXIT_USAGE) from None
     except ClientClosed as error:
         raise Failed(str(error), EXIT_UNREACHABLE) from None
     except BrokenPipeError:
@@ -46,10 +48,10 @@ def run(work: Coroutine[Any, Any, int]) -> None:
     raise SystemExit(code)
 
 
-def client(url: str, name: str, token: str | None) -> Client:
+def client(url: str, name: str, token: str | None, journal: str | None = None) -> Client:
     """Return a client that tells of its states on standard error. Ends the command for an impossible name."""
     try:
-        made = connect(url, client_id=name, token=token)
+        made = connect(url, client_id=name, token=token, journal=journal)
     except ValueError as error:
         raise Failed(str(error), EXIT_USAGE) from None
     made.on_event(_tell_state())

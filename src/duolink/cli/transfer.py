@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import click
 
-from duolink.cli.options import EXIT_LOST, EXIT_REFUSED, EXIT_SAFE, EXIT_USAGE, connection_options
+from duolink.cli.options import EXIT_LOST, EXIT_REFUSED, EXIT_SAFE, EXIT_USAGE, Failed, connection_options
 from duolink.cli.terminal import (
     Lines,
     checked,
@@ -22,7 +22,7 @@ from duolink.cli.terminal import (
     value_of,
 )
 from duolink.client.client import Client
-from duolink.client.errors import ClientClosed, InvalidData, Refused, Unsettled
+from duolink.client.errors import ClientClosed, InvalidData, Refused, Unsettled, WindowFull
 from duolink.client.events import MessagesLost
 from duolink.client.link import Link
 from duolink.client.message import Sent
@@ -41,20 +41,39 @@ PROGRESS: float = 0.5
     metavar="SECONDS",
     help="Longest wait for room, and at the end for safety; what is not safe then counts as lost.",
 )
+@click.option(
+    "--journal",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Keep what is not safe, and how many lines were taken, in a file; see above.",
+)
 @connection_options
 def send(
-    sender: str, receiver: str, timeout: float | None, url: str, token: str | None, as_json: bool
+    sender: str,
+    receiver: str,
+    timeout: float | None,
+    journal: str | None,
+    url: str,
+    token: str | None,
+    as_json: bool,
 ) -> None:
     """Send the lines of standard input from one client to another.
 
     Each line is sent as a JSON string (with --json: as the JSON it is), in order. Ends with
     `N delivered, M stored, K lost` when all of them are safe.
+
+    With --journal, the same command with the same input goes on where the one before ended, however it
+    ended: lines it had taken are skipped, and what of them was not safe is sent on. Nothing is lost or
+    repeated. A journal is for one input: for another one take another file.
     """
-    run(_send(client(url, sender, token), receiver, timeout, as_json))
+    connected = client(url, sender, token, journal)
+    run(_send(connected, receiver, timeout, as_json, journal is not None))
 
 
-async def _send(connected: Client, receiver: str, patience: float | None, as_json: bool) -> int:
-    tally = _Tally()
+async def _send(
+    connected: Client, receiver: str, patience: float | None, as_json: bool, journaled: bool
+) -> int:
+    tally = _Tally(journaled)
     code = EXIT_SAFE
     watching: asyncio.Task[None] | None = None
     await connected.open()
@@ -71,18 +90,19 @@ async def _send(connected: Client, receiver: str, patience: float | None, as_jso
         with suppress(Unsettled):
             await connected.close()
     tally.give_up()
-    if as_json:
-        line = json.dumps({"delivered": tally.delivered, "stored": tally.stored, "lost": tally.lost})
-    else:
-        line = f"{tally.delivered} delivered, {tally.stored} stored, {tally.lost} lost"
+    counts = {"delivered": tally.delivered, "stored": tally.stored, "lost": tally.lost}
+    if journaled:
+        counts["kept"] = tally.kept
+    line = json.dumps(counts) if as_json else ", ".join(f"{count} {what}" for what, count in counts.items())
     emit(line.encode())
-    return code or (EXIT_LOST if tally.lost else EXIT_SAFE)
+    return code or (EXIT_LOST if tally.lost or tally.kept else EXIT_SAFE)
 
 
 async def _pass_on(
     connected: Client, link: Link, tally: "_Tally", patience: float | None, as_json: bool
 ) -> int:
     code = EXIT_SAFE
+    taken = _resume(connected, link, tally)
 
     async def work() -> None:
         nonlocal code
@@ -90,15 +110,21 @@ async def _pass_on(
             number = 0
             async for line in Lines():
                 number += 1
+                if number <= taken:
+                    continue
                 value = value_of(line, as_json)
-                async with asyncio.timeout(patience):
-                    tally.add(await link.send(value))
+                tag = str(number) if tally.journaled else ""
+                try:  # that a journal has it need not be awaited: else the line was not taken either
+                    tally.add(link.try_send(value, tag=tag))
+                except WindowFull:
+                    async with asyncio.timeout(patience):
+                        tally.add(await link.send(value, tag=tag))
         except InvalidData as error:
             say(f"line {number or 1}: {error}")
             code = EXIT_USAGE
         except TimeoutError:
             say(f"no room for line {number} within {patience:g} s; stopping there")
-            tally.lost += 1
+            tally.lost += not tally.journaled
             return
         async with asyncio.timeout(patience):
             await tally.all_safe()
@@ -118,11 +144,26 @@ async def _pass_on(
     return code
 
 
-class _Tally:
-    """Counts what became of the messages sent."""
+def _resume(connected: Client, link: Link, tally: "_Tally") -> int:
+    """Return how many lines were taken by commands with the same journal; what of them is under way is
+    counted with this command's."""
+    try:
+        taken = int(link.newest_tag() or 0)
+    except ValueError:
+        raise Failed("the journal is another program's: its tags are no line numbers", EXIT_USAGE) from None
+    for sent in connected.restored:
+        tally.add(sent)
+    if taken:
+        say(f"going on after line {taken}; {len(connected.restored)} before it are under way")
+    return taken
 
-    def __init__(self) -> None:
-        self.delivered = self.stored = self.lost = 0
+
+class _Tally:
+    """Counts what became of the messages sent. `journaled`: what is not safe is not lost, but kept."""
+
+    def __init__(self, journaled: bool) -> None:
+        self.journaled = journaled
+        self.delivered = self.stored = self.lost = self.kept = 0
         self._pending: deque[Sent] = deque()
 
     def add(self, sent: Sent) -> None:
@@ -144,12 +185,13 @@ class _Tally:
             self.count()
 
     def give_up(self) -> None:
-        """What is not known to be safe counts as lost."""
+        """What is not known to be safe counts as lost, or kept."""
         self.count()
         for sent in self._pending:
             self.delivered += sent.fate == "delivered"
             self.stored += sent.fate == "stored"
-            self.lost += sent.fate in ("lost", "pending")
+            self.lost += sent.fate == "lost" or (sent.fate == "pending" and not self.journaled)
+            self.kept += sent.fate == "pending" and self.journaled
         self._pending.clear()
 
     async def show(self) -> None:
@@ -174,16 +216,28 @@ class _Tally:
     help="Leave after N messages; 0: only register the name.",
 )
 @click.option("--from", "sender", metavar="PEER", help="Take messages of this client only.")
+@click.option(
+    "--journal",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Keep in a file what was printed, so that the next command with it does not print it again.",
+)
 @connection_options
 def listen(
-    name: str, count: int | None, sender: str | None, url: str, token: str | None, as_json: bool
+    name: str,
+    count: int | None,
+    sender: str | None,
+    journal: str | None,
+    url: str,
+    token: str | None,
+    as_json: bool,
 ) -> None:
     """Print what other clients send.
 
     A message counts as delivered when it has been printed. With --json each line is
     {"from": …, "seq": …, "data": …}, or "base64" instead of "data" for bytes.
     """
-    run(_listen(client(url, name, token), count, sender, as_json))
+    run(_listen(client(url, name, token, journal), count, sender, as_json))
 
 
 async def _listen(connected: Client, count: int | None, sender: str | None, as_json: bool) -> int:
