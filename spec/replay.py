@@ -23,7 +23,16 @@ from duolink.protocol.events import (
     StateChanged,
 )
 from duolink.protocol.heartbeat import Heartbeat, Pace
-from duolink.protocol.link import Link, Lost, PathFailed, PeerChanged, Received, Settled, Stored
+from duolink.protocol.link import (
+    Link,
+    Lost,
+    PathFailed,
+    PeerChanged,
+    Received,
+    Settled,
+    StorageTrouble,
+    Stored,
+)
 from duolink.protocol.messages import (
     ALLOWED,
     CARRIER_TYPES,
@@ -133,7 +142,14 @@ def backoff(case: Object) -> list[Object]:
 
 def link(case: Object) -> list[Object]:
     """Play one history of link.json."""
-    machine = Link(case["peer"], case["run"], window=case["window"], window_bytes=case["window_bytes"])
+    machine = Link(
+        case["peer"],
+        case["run"],
+        window=case["window"],
+        window_bytes=case["window_bytes"],
+        durable=case.get("durable", False),
+        user=case.get("user", ""),
+    )
     received: dict[tuple[str, int, int], LinkMessage] = {}
     results = []
     for step in case["steps"]:
@@ -169,6 +185,7 @@ def _do_to_link(machine: Link, step: Object, received: dict[tuple[str, int, int]
             expires=now + step["expires_in"] if "expires_in" in step else inf,
             request=step.get("request", ""),
             deadline=step.get("deadline", 0),
+            collapse=step.get("collapse", ""),
         )
         entry.ask = step.get("ask", False)
     elif do == "receive":
@@ -201,6 +218,8 @@ def link_event(event: Any) -> Object:
         return {"event": "stored", "seq": event.entry.seq}
     if isinstance(event, PeerChanged):
         return {"event": "peer", "state": str(event.state), "restarted": event.restarted}
+    if isinstance(event, StorageTrouble):
+        return {"event": "storage_trouble", "code": event.code}
     assert isinstance(event, PathFailed)
     return {"event": "path_failed", "path": event.path}
 

@@ -55,6 +55,10 @@ def wait(at: float, seq: int, **fields: Any) -> Step:
     return hear(at, "wait", to="B", run=RUN, seq=seq, **fields)
 
 
+def stored(at: float, seq: int, **fields: Any) -> Step:
+    return hear(at, "stored", to="B", run=RUN, seq=seq, **fields)
+
+
 def here(at: float, run: int = PEER_RUN, generation: int = 1, attachment: int = 1) -> Step:
     return hear(
         at, "peer", client_id="B", state="here", run=run, generation=generation, attachment=attachment
@@ -293,8 +297,108 @@ HISTORIES: list[tuple[str, str, list[Step]]] = [
 ]  # fmt: skip
 
 
+DURABLE: list[tuple[str, str, dict[str, Any], list[Step]]] = [
+    (
+        "not acknowledged within 250 ms: the server is asked to store it",
+        "Another copy, with `store`; only what has left to the server and has not been acknowledged. Stored, it is not sent again.",
+        {},
+        [up(0), send(0, "1"), send(0.1, "2"), *tick(0.249, 0.25), ack(0.3, 1), *tick(0.35), stored(0.4, 2), *tick(1)],
+    ),
+    (
+        "the receiver is away: stored at once, and the window moves on",
+        "Nine numbers through a window of eight: what is stored makes room, though base stays.",
+        {},
+        [up(0), *[send(0, str(n)) for n in range(8)], stored(0.01, 8), send(0.02, "9"), stored(0.03, 9), ack(60, 9)],
+    ),
+    (
+        "[4] acknowledged before it is stored",
+        "The copy that asks to be stored is late: an ack has settled the number, and `stored` changes nothing.",
+        {},
+        [up(0), send(0, "1"), *tick(0.25), ack(0.26, 1), stored(0.3, 1)],
+    ),
+    (
+        "a skip is stored, too",
+        "An expired number has a place in the mailbox: without it, what follows would not be taken.",
+        {},
+        [up(0), send(0, "1", expires_in=0.1), send(0, "2"), *tick(0.1, 0.25), stored(0.3, 2), ack(9, 2, lost=[[1, 1, "expired"]], by=3)],
+    ),
+    (
+        "a hole in the mailbox",
+        "1 and 2 went to a receiver who has left; the mailbox does not take 3 without them, and asks. What was dropped is told by wait.",
+        {},
+        [up(0), send(0, "1"), send(0, "2"), send(0.1, "3"), wait(0.12, 3), ack(0.12, 0, want=True), stored(0.15, 3)],
+    ),
+    (
+        "the mailbox is full",
+        "The number has ended as lost; those behind it go on, and no skip is needed.",
+        {},
+        [up(0), send(0, "1"), send(0, "2"), hear(0.01, "error", code="mailbox_full", to="B", run=RUN, seq=2), stored(0.01, 2), send(1, "3")],
+    ),
+    (
+        "[29] the disk fails, and works again",
+        "`wait` with a code: the application hears of it, the number is kept and tried again; then the server calls.",
+        {},
+        [
+            up(0), send(0, "1"), wait(0.01, 1, code="unavailable"), send(0.1, "2"), *tick(1), wait(2.02, 1, code="unavailable"), *tick(2.02),
+            ack(5, 0, want=True), stored(5.01, 2),
+        ],
+    ),
+    (
+        "stored lifts a hold",
+        "A number that had to wait was knocked with, and is stored: what follows leaves.",
+        {},
+        [up(0), send(0, "1"), wait(0.01, 1), send(0.1, "2"), *tick(2.01), stored(2.02, 1), *tick(2.03)],
+    ),
+    (
+        "what went another way is sent to the server, then stored",
+        "A data channel carries 1, and dies silently: after 250 ms the server gets it, after 250 ms more it is to store it.",
+        {},
+        [up(0), send(0, "0"), ack(0.05, 1), *proven(0.1), send(1, "1"), *tick(1.25, 1.5), stored(1.51, 2)],
+    ),
+    (
+        "the mailbox acknowledges for a receiver who has left",
+        "Both were never there together: a probe is answered from the mailbox.",
+        {},
+        [up(0), send(0, "1"), stored(0.01, 1), down(1), up(100), *tick(102), stored(102.01, 1), ack(102.01, 1)],
+    ),
+    (
+        "[2] a receiver without memory begins where the mailbox says",
+        "`start` 5 of a probe, and what an earlier process had lost: its acks tell it, until base has passed.",
+        {},
+        [
+            up(0), hear(0, "probe", **{"from": "B"}, run=PEER_RUN, seq=4, base=1, start=5, lost=[[2, 3, "expired"]]), message(0, 5), done(0, 5),
+            *tick(0.02), message(1, 6, base=5), done(1, 6), *tick(1.02),
+        ],
+    ),
+    (
+        "a receiver that knows the run ignores the start",
+        "It is further than its last acknowledgement says, or not so far: neither skips nor repeats.",
+        {},
+        [
+            up(0), message(0, 1), done(0, 1), *tick(0.02), message(1, 2), hear(1.1, "probe", **{"from": "B"}, run=PEER_RUN, seq=3, base=1, start=4),
+            message(1.2, 3), done(1.3, 2), done(1.3, 3), *tick(1.4),
+        ],
+    ),
+    (
+        "what was sent to a user is acknowledged as that",
+        "The end of a stream to @carol at one of her clients.",
+        {"user": "@carol"},
+        [up(0), message(0, 1, user="@carol"), done(0, 1), *tick(0.02)],
+    ),
+    (
+        "ttl and collapse travel with the message",
+        "The time that is left, in milliseconds, when the copy leaves.",
+        {},
+        [up(0), send(0, "1", expires_in=10, collapse="position"), *tick(0.25), stored(0.3, 1)],
+    ),
+]  # fmt: skip
+"""On a durable server: name, about, what the link is made with, steps."""
+
+
 def cases() -> list[dict[str, Any]]:
     """The histories without their results."""
+    plain = [(name, about, {}, steps) for name, about, steps in HISTORIES]
+    durable = [(name, about, {"durable": True, **made}, steps) for name, about, made, steps in DURABLE]
     return [
         {
             "name": name,
@@ -303,7 +407,8 @@ def cases() -> list[dict[str, Any]]:
             "run": RUN,
             "window": 8,
             "window_bytes": 65536,
+            **made,
             "steps": steps,
         }
-        for name, about, steps in HISTORIES
+        for name, about, made, steps in [*plain, *durable]
     ]

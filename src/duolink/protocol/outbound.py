@@ -14,7 +14,7 @@ copies is lost for certain, at once; with copies, the receiver's acknowledgement
 from collections import deque
 from collections.abc import Iterator
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from msgspec import Raw
 
@@ -70,11 +70,14 @@ class Outgoing:
         self.copies = 0
         self.process = _NOBODY  # the receiver's process that may have the body, if it is one
         self.stored = False
-        self.sent = 0.0  # when it first left; 0: has not
-        self.relayed = 0.0  # when it first left on this connection to the server, and was not refused there
+        self.sent = NEVER  # when it first left
+        self.relayed = NEVER  # when it first left on this connection to the server, and was not refused there
         self.reason = ""  # why it is skipped; empty: it is not
         self.told = False  # the application knows its end
 
+
+NEVER: Final = -inf
+"""A time before all others."""
 
 _NOBODY = -1
 _SEVERAL = -2
@@ -256,7 +259,7 @@ class Outbound:
         """The server handed one copy of each of these numbers to nobody (`wait`)."""
         settled: list[Settled] = []
         for entry in self.between(first, last):
-            entry.relayed = 0.0
+            entry.relayed = NEVER
             if entry.copies:
                 entry.copies -= 1
                 settled += self._conclude(entry)
@@ -398,9 +401,9 @@ class Outbound:
             if entry.stored:
                 continue
             entry.copies += 1
-            if not entry.sent:
+            if entry.sent == NEVER:
                 entry.sent = now
-            if server and not entry.relayed:
+            if server and entry.relayed == NEVER:
                 entry.relayed = now
             if entry.reason:
                 run.append(entry)
@@ -431,7 +434,7 @@ class Outbound:
     def forget_relayed(self) -> None:
         """A connection to the server begins: nothing has left on it."""
         for entry in self._entries:
-            entry.relayed = 0.0
+            entry.relayed = NEVER
 
     def _skips(self, entries: list[Outgoing], store: bool) -> Skip:
         return Skip(

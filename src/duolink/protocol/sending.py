@@ -4,7 +4,7 @@ from math import inf
 from typing import Final
 
 from duolink.protocol import limits
-from duolink.protocol.outbound import Outbound
+from duolink.protocol.outbound import NEVER, Outbound
 
 SERVER: Final = "server"
 """The name of the path through the server; others are named by their driver."""
@@ -73,14 +73,15 @@ class Sending:
         self.store_at = inf
         first = max(outbound.base, outbound.stored + 1, self.kept + 1)
         for entry in outbound.between(first, self.top):
-            since = entry.relayed or entry.sent
+            since = entry.sent if entry.relayed == NEVER else entry.relayed
             if since + limits.STORE_AFTER > now:
                 self.store_at = since + limits.STORE_AFTER
                 break
             if entry.stored:
                 continue
-            due.append((entry.seq, bool(entry.relayed)))
-            if not entry.relayed:
+            relayed = entry.relayed != NEVER
+            due.append((entry.seq, relayed))
+            if not relayed:
                 self.store_at = now + limits.STORE_AFTER
             elif self.store_at == inf:
                 self.kept = entry.seq
