@@ -37,6 +37,39 @@ CONFIG = Config(heartbeat=Heartbeat(interval_s=3600.0))
 _boots = count(1)
 
 
+class Asked(Inline):
+    """Work in the caller's thread that counts what was asked and not answered."""
+
+    def __init__(self, late: Late, after: Callable[[float, Callable[[], None]], None]) -> None:
+        super().__init__(late, after)
+        self.open = 0
+
+    def writer(self, *arguments: Any) -> Any:
+        writer: Any = super().writer(*arguments)
+        submit = writer.submit
+        writer.submit = lambda part, body, done, size=0: submit(part, body, self._once(done), size)
+        return writer
+
+    def reader(self, *arguments: Any) -> Any:
+        reader: Any = super().reader(*arguments)
+        read = reader.read
+        reader.read = lambda work, done: read(work, self._once(done))
+        return reader
+
+    def _once(self, done: Callable[[Any], None]) -> Callable[[Any], None]:
+        answers: list[Any] = []
+        self.open += 1
+
+        def answer(result: Any) -> None:
+            if answers:
+                raise Violation(f"answered again, with {result}, after {answers}")
+            answers.append(result)
+            self.open -= 1
+            done(result)
+
+        return answer
+
+
 class Machine(World):
     """A node, and whose clients' words are noted."""
 
@@ -51,12 +84,13 @@ class Machine(World):
         self.commands = count(max(past.asked, default=0) + 1)
         self._clock, self._count = clock, count()
         late = Late(Random(seed))
+        self.asked = Asked(late, self._after)
         names = (f"epoch-{self.boot}-{number}" for number in count())
         engines = sqlite_engines(
             DATABASE,
             clock=clock,
             new_epoch=lambda: next(names),
-            runner=Inline(late, self._after),
+            runner=self.asked,
             vfs=disk.vfs,
         )
         super().__init__(CONFIG, engines=engines, clock=clock)

@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import Raw
 
-from duolink.protocol.messages import Ack, LinkMessage, LostRange, Probe, Skip, Stored, Wait, Welcome
+from duolink.protocol.messages import Ack, LinkMessage, LostRange, Peer, Probe, Skip, Stored, Wait, Welcome
 
 Name = tuple[str, str]
 """A receiver (or `@user`) and a lane."""
@@ -27,6 +27,8 @@ class Outbox:
         self.lost: list[LostRange] = []
         self.trouble = 0
         """How often the server could not store."""
+        self.waits = False
+        """Told to wait, and not called back yet."""
 
     @property
     def top(self) -> int:
@@ -57,19 +59,24 @@ class Outbox:
             self.stored = max(self.stored, message.seq)
         elif isinstance(message, Wait):
             self.trouble += message.code == "unavailable"
+            self.waits = True
             self.on_its_way = min(self.on_its_way, message.seq - 1)
         else:
             self.settled = max(self.settled, message.seq)
             self.lost += [each for each in message.lost if each not in self.lost]
             if message.want:
+                self.waits = False
                 self.on_its_way = max(message.received, message.seq)
 
     def again(self) -> None:
-        """There is a new connection: what is not safe is sent again."""
+        """There is a new connection, here or there: what is not safe is sent again."""
+        self.waits = False
         self.on_its_way = max(self.stored, self.settled)
 
     def due(self) -> Iterator[LinkMessage | Skip]:
-        """What is to be sent now: everything behind what is on its way."""
+        """What is to be sent now: everything behind what is on its way, unless it waits."""
+        if self.waits:
+            return
         first = max(self.on_its_way, self.stored, self.settled) + 1
         for seq, message in sorted(self.said.items()):
             if last_of(message) >= first:
@@ -168,6 +175,10 @@ class Process:
             self.run = message.run
             for outbox in self.outboxes.values():
                 outbox.again()
+        elif isinstance(message, Peer) and message.state == "here":
+            for (to, _), outbox in self.outboxes.items():
+                if to == message.client_id:
+                    outbox.again()
         elif isinstance(message, LinkMessage | Skip | Probe):
             self._inbox(message.user, message.sender, message.lane, message.run).hears(message)
         elif isinstance(message, Ack | Stored | Wait):
