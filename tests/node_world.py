@@ -3,6 +3,7 @@
 import random
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -126,6 +127,7 @@ class World:
         hooks: Hooks | None = None,
         engines: Any = None,
         clock: ManualClock | None = None,
+        durable: bool = False,
     ) -> None:
         self.clock = clock or ManualClock()
         self.deferred: deque[Callable[[], None]] = deque()
@@ -133,7 +135,7 @@ class World:
         self.names = random.Random(0)
         self.log = Records()
         self.counts = Counts()
-        self.engines = engines or memory_engines(self.clock, self.name, self.late)
+        self.engines = engines or replace(memory_engines(self.clock, self.name, self.late), durable=durable)
         self.node = Node(
             config or Config(),
             clock=self.clock,

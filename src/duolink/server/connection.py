@@ -318,10 +318,10 @@ class Connection:
             self.end(CloseCode.POLICY_VIOLATION, "too many bad messages")
 
     def forged(self, message: Any) -> None:
-        """A client named a sender, which only the server does."""
+        """A client named a sender or user, which only the server does."""
         self.offend(
             ErrorCode.FORBIDDEN,
-            "`from` is the server's to set",
+            "`from` and `user` are the server's to set",
             to=message.to[: limits.MAX_CLIENT_ID],
             lane=getattr(message, "lane", ""),
             run=getattr(message, "run", 0),

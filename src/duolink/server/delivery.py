@@ -8,12 +8,13 @@ says that nobody has the copy.) Of one sender, a run is handed over after those 
 that has heard of a run drops what comes of an earlier one.
 """
 
-from collections import deque
-from collections.abc import Callable
+from bisect import insort
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from duolink.engines.base import Box, Failure, Row, Stream
+from duolink.protocol import limits
 from duolink.protocol.codec import encode
 from duolink.protocol.messages import Ack, LostRange, Probe, Skip
 from duolink.server.registry import Session
@@ -34,8 +35,16 @@ MAX_READS: Final = 8
 MAX_FRESH: Final = 256
 """Rows kept at hand that were stored while a page was being read; with more, another page is read."""
 
+MAX_EARLY: Final = 4096
+"""Streams whose acknowledgements are kept until it is known what there is. A client that resumes may have as
+many; what is beyond them is handed over once more, and acknowledged again."""
+
 RETRY: Final = 1.0
 """Seconds after which a failed read is tried again."""
+
+
+Sender = tuple[str, str]
+"""(receiver, sender)"""
 
 
 class Backlog:
@@ -63,12 +72,15 @@ class Delivery:
     """What one connection is to be given from mailboxes: its client's own, and its user's."""
 
     __slots__ = (
+        "_behind",
         "_blocked",
+        "_due",
         "_early",
         "_mailboxes",
-        "_queues",
         "_reads",
+        "_retrying",
         "_running",
+        "_streams",
         "connection",
         "listed",
         "session",
@@ -80,19 +92,23 @@ class Delivery:
         self.connection: Connection | None = connection
         self.listed = False
         """Whether it is known what there is."""
-        self._queues: dict[tuple[str, str], list[Backlog]] = {}  # (receiver, sender) → by run
+        self._streams: dict[Stream, Backlog] = {}
+        self._behind: dict[Sender, list[Backlog]] = {}  # those that have to catch up, by run
         self._early: dict[Stream, Ack] = {}  # acknowledged before it was known what there is
-        self._blocked: deque[Stream] = deque()  # would read, if fewer did
+        self._due: dict[Sender, None] = {}  # to be gone on with
+        self._blocked: dict[Sender, None] = {}  # would read, if fewer did
         self._reads = 0
         self._running = False
+        self._retrying = False  # the disk has failed: it is left alone for a while
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to deliver, and nothing to wait for."""
-        return self.listed and not self._queues
+        return self.listed and not self._streams
 
     def open(self, now: float = 0.0) -> None:
         """Ask what there is."""
+        self._retrying = False
         if self.connection is not None:
             session = self.session
             self._mailboxes.engine.open(session.client_id, session.user, session.run, self._opened)
@@ -100,17 +116,17 @@ class Delivery:
     def close(self) -> None:
         """The connection no longer carries the session."""
         self.connection = None
-        self._queues.clear()
+        for table in (self._streams, self._behind, self._early, self._due, self._blocked):
+            table.clear()
 
     def clear(self, stream: Stream) -> bool:
         """Whether a stream's next message may go to the connection at once: nothing before it waits."""
         if not self.listed:
             return False
-        for backlog in self._queues.get(stream[:2], ()):
-            other = backlog.stream
-            if not backlog.caught_up and (other.lane == stream.lane or other.run != stream.run):
-                return False
-        return True
+        return not any(
+            other.stream.lane == stream.lane or other.stream.run != stream.run
+            for other in self._behind.get(stream[:2], ())
+        )
 
     # --- what there is -----------------------------------------------------------------------
 
@@ -122,45 +138,60 @@ class Delivery:
             return
         self.listed = True
         for box in boxes:
-            backlog = self._find(box.stream)
+            backlog = self._streams.get(box.stream)
             if backlog is None:
-                backlog = self._add(Backlog(box.stream, box.first - 1, box.first - 1))
+                backlog = self._add(Backlog(box.stream, box.first - 1, box.first - 1), caught_up=False)
             backlog.acked = backlog.sent = box.first - 1
             backlog.lost = list(box.lost)
             backlog.top = max(backlog.top, box.top)
         early, self._early = self._early, {}
-        for ack in early.values():
-            self.acknowledged(ack.to, ack.user, ack.lane, ack.run, ack)
+        for stream, ack in early.items():
+            self._acknowledged(stream, ack)
         self.run()
         self._mailboxes.looked_at(self)
 
-    def _find(self, stream: Stream) -> Backlog | None:
-        for backlog in self._queues.get(stream[:2], ()):
-            if backlog.stream == stream:
-                return backlog
-        return None
-
-    def _add(self, backlog: Backlog) -> Backlog:
-        queue = self._queues.setdefault(backlog.stream[:2], [])
-        queue.append(backlog)
-        queue.sort(key=lambda each: each.stream.run)
+    def _add(self, backlog: Backlog, caught_up: bool) -> Backlog:
+        self._streams[backlog.stream] = backlog
+        backlog.caught_up = True
+        if not caught_up:
+            self._falls_behind(backlog)
         return backlog
 
-    def _drop(self, backlog: Backlog) -> None:
-        queue = self._queues[backlog.stream[:2]]
-        queue.remove(backlog)
-        if not queue:
-            del self._queues[backlog.stream[:2]]
-            self._mailboxes.looked_at(self)
+    def _falls_behind(self, backlog: Backlog) -> None:
+        if backlog.caught_up:
+            backlog.caught_up = False
+            insort(self._behind.setdefault(backlog.stream[:2], []), backlog, key=_run)
+
+    def _catches_up(self, backlog: Backlog) -> None:
+        if not backlog.caught_up:
+            backlog.caught_up = True
+            sender = backlog.stream[:2]
+            behind = self._behind[sender]
+            behind.remove(backlog)
+            if not behind:
+                del self._behind[sender]
+
+    def settle(self, stream: Stream) -> None:
+        """Forget a stream that has nothing more: all that is stored is finished with, and nothing is on its
+        way to the disk."""
+        backlog = self._streams.get(stream)
+        if backlog is not None and self.listed and backlog.acked >= backlog.top:
+            if self._mailboxes.is_under_way(stream):
+                return
+            del self._streams[stream]
+            if not backlog.caught_up:
+                self._catches_up(backlog)
+                self._go_on(stream)  # a later run may have waited for it
+        self._mailboxes.looked_at(self)
 
     # --- what happens ------------------------------------------------------------------------
 
     def kept(self, stream: Stream, row: Row, base: int, handed: bool) -> None:
         """A row is stored. `handed`: an earlier copy of it went to this connection."""
-        backlog = self._find(stream)
+        backlog = self._streams.get(stream)
         if backlog is None:
-            backlog = self._add(Backlog(stream, min(base, row.seq) - 1, row.seq - 1))
-            backlog.caught_up = self.listed
+            backlog = Backlog(stream, row.seq - 1, row.seq - 1)
+            self._add(backlog, caught_up=self.listed)
         backlog.top = max(backlog.top, row.last)
         if handed and row.seq <= backlog.sent + 1:
             backlog.sent = max(backlog.sent, row.last)
@@ -178,62 +209,102 @@ class Delivery:
             and self._room(backlog) > 0
             and not connection.full
             and self._first(backlog)
+            and self._hand(backlog, row, connection)
         ):
-            self._hand(backlog, row, connection)
-        elif backlog.caught_up:
-            backlog.caught_up = False
-            self._mailboxes.behind(stream)
-            self._go_on(stream)
+            return
+        self._again_from(backlog, backlog.sent)
 
     def acknowledged(self, sender: str, user: str, lane: str, run: int, ack: Ack | int) -> None:
-        """The client has finished with more of a stream, or misses some of it."""
-        stream = Stream(user or self.session.client_id, sender, lane, run)
-        if not self.listed:
-            if isinstance(ack, Ack):
+        """The client has finished with more of a stream, or misses some of it. What it says of another user's
+        changes nothing."""
+        session = self.session
+        if user and user != f"@{session.user}":
+            return
+        stream = Stream(user or session.client_id, sender, lane, run)
+        if type(ack) is int:
+            ack = Ack(run=run, seq=ack)
+        assert isinstance(ack, Ack)
+        if self.listed:
+            self._acknowledged(stream, ack)
+        elif stream in self._early:
+            before = self._early[stream]
+            if (ack.seq, ack.want) >= (before.seq, before.want):
                 self._early[stream] = ack
-            return
-        backlog = self._find(stream)
+        elif len(self._early) < MAX_EARLY:
+            self._early[stream] = ack
+
+    def _acknowledged(self, stream: Stream, ack: Ack) -> None:
+        backlog = self._streams.get(stream)
         if backlog is None:
-            return
-        seq, lost, by, want = (ack, (), 0, False) if isinstance(ack, int) else _parts(ack)
-        if seq > backlog.acked or lost:
-            backlog.acked = max(backlog.acked, seq)
-            self._mailboxes.engine.acknowledge(stream, self.session.client_id, seq, lost, by)
-        if backlog.acked >= backlog.top and not self._mailboxes.is_under_way(stream):
-            self._drop(backlog)
-            self._go_on(stream)  # a later run may have waited for it
-            return
-        if want and isinstance(ack, Ack):
+            if stream.receiver[0] == "@" or not self._mailboxes.is_under_way(stream):
+                return
+            # What is on its way to the disk has come all the same: the disk is to know, behind it.
+            backlog = self._add(Backlog(stream, 0, ack.seq), caught_up=True)
+            backlog.top = 0
+        seq = ack.seq
+        if stream.receiver[0] == "@":
+            seq = min(seq, backlog.top)  # nothing else has ever come to it
+        if seq > backlog.acked:
+            backlog.acked = seq
+            lost = tuple(ack.lost)
+            self._mailboxes.engine.acknowledge(stream, self.session.client_id, seq, lost, ack.by)
+        if ack.want:
+            # What is beyond the top, its sender sends again.
             received = max(ack.received, backlog.acked)
-            if received < min(backlog.sent, backlog.top):  # what is beyond the top, its sender sends again
-                backlog.sent = received
-                backlog.caught_up = False
-                self._mailboxes.behind(stream)
+            if received < min(backlog.sent, backlog.top):
+                self._again_from(backlog, received)
+                return
+        self.settle(stream)
         self._go_on(stream)
+
+    def _again_from(self, backlog: Backlog, sent: int) -> None:
+        """What is behind a number is read, and what comes meanwhile is stored."""
+        backlog.sent = sent
+        if backlog.caught_up:
+            self._falls_behind(backlog)
+            self._mailboxes.behind(backlog.stream)
+        self._go_on(backlog.stream)
 
     def run(self) -> None:
         """Go on with everything, as far as the connection takes it."""
-        for receiver, sender in list(self._queues):
-            self._go_on(Stream(receiver, sender, "", 0))
+        self._due.update(dict.fromkeys(self._behind))
+        self._run()
 
     # --- handing over ------------------------------------------------------------------------
 
     def _go_on(self, stream: Stream) -> None:
         """Go on with what one sender has sent."""
+        if not self._running and not self._behind:
+            return
+        self._due[stream[:2]] = None
+        self._run()
+
+    def _run(self) -> None:
         if self._running or not self.listed:
             return
         self._running = True
-        runs = list(self._queues.get(stream[:2], ()))
-        for backlog in runs:
-            if self._first(backlog):
+        try:
+            while self._due:
+                sender = next(iter(self._due))
+                del self._due[sender]
+                self._advance_runs(sender)
+        finally:
+            self._running = False
+
+    def _advance_runs(self, sender: Sender) -> None:
+        """Advance the lanes of the lowest run that is behind; of the next when they have caught up."""
+        while behind := self._behind.get(sender):
+            run = behind[0].stream.run
+            for backlog in [each for each in behind[: len(limits.LANES)] if each.stream.run == run]:
                 self._advance(backlog)
-        self._running = False
+            behind = self._behind.get(sender)
+            if not behind or behind[0].stream.run == run:
+                return
 
     def _first(self, backlog: Backlog) -> bool:
         """Whether nothing of an earlier run of its sender waits."""
-        stream = backlog.stream
-        queue = self._queues[stream[:2]]
-        return all(other.caught_up for other in queue if other.stream.run < stream.run)
+        behind = self._behind.get(backlog.stream[:2])
+        return not behind or behind[0].stream.run >= backlog.stream.run
 
     def _room(self, backlog: Backlog) -> int:
         return self._mailboxes.window - (backlog.sent - backlog.acked)
@@ -241,16 +312,17 @@ class Delivery:
     def _advance(self, backlog: Backlog) -> None:
         connection = self.connection
         while connection is not None and not backlog.caught_up and not backlog.reading:
-            if connection.full:
-                return  # goes on when it has drained
+            if connection.full or self._retrying:
+                return  # goes on when it has drained, or the disk is asked again
             if backlog.sent >= backlog.top:
-                backlog.caught_up = True
+                self._catches_up(backlog)
+                self.settle(backlog.stream)
                 return
             room = self._room(backlog)
             if room <= 0:
                 return  # goes on with the next acknowledgement
             if self._reads >= MAX_READS:
-                self._blocked.append(backlog.stream)
+                self._blocked[backlog.stream[:2]] = None
                 return
             self._reads += 1
             backlog.reading = True
@@ -263,31 +335,45 @@ class Delivery:
                 PAGE_BYTES,
                 partial(self._page, backlog, backlog.top),
             )
+            connection = self.connection
 
     def _page(self, backlog: Backlog, top: int, rows: tuple[Row, ...] | Failure) -> None:
         self._reads -= 1
         backlog.reading = False
         fresh, backlog.fresh = backlog.fresh, None
         connection = self.connection
-        if connection is None or self._find(backlog.stream) is not backlog:
+        if connection is None:
             return
         if isinstance(rows, Failure):
             self._later(self._again)
-            return
-        if not rows:  # whatever was there has been finished with, or forgotten
-            backlog.sent = max(backlog.sent, top)
-        for row in (*rows, *(fresh or ())):
-            if connection.full or (row.last > backlog.sent and row.seq > max(backlog.sent, top) + 1):
-                break
-            if row.last > backlog.sent:
-                self._hand(backlog, row, connection)
-        connection.relieve()
-        if not self._running:
-            self._go_on(backlog.stream)
-            if self._blocked and self._reads < MAX_READS:
-                self._go_on(self._blocked.popleft())
+        elif self._streams.get(backlog.stream) is backlog:
+            self._take(backlog, top, rows, fresh or (), connection)
+            connection.relieve()
+        self._due[backlog.stream[:2]] = None
+        self._due.update(self._blocked)
+        self._blocked.clear()
+        self._run()
 
-    def _hand(self, backlog: Backlog, row: Row, connection: "Connection") -> None:
+    def _take(
+        self, backlog: Backlog, top: int, rows: Sequence[Row], fresh: Sequence[Row], connection: "Connection"
+    ) -> None:
+        if not rows:  # whatever was there has been finished with, or forgotten
+            if backlog.acked >= backlog.sent:
+                backlog.acked = max(backlog.acked, top)
+            backlog.sent = max(backlog.sent, top)
+        for row in rows:
+            if row.last > backlog.sent and (connection.full or not self._hand(backlog, row, connection)):
+                return
+        for row in fresh:  # if the page has not come up to them, they are read
+            if row.last > backlog.sent:
+                if row.seq > backlog.sent + 1 or self._room(backlog) <= 0 or connection.full:
+                    return
+                if not self._hand(backlog, row, connection):
+                    return
+
+    def _hand(self, backlog: Backlog, row: Row, connection: "Connection") -> bool:
+        """Hand a row over; of many numbers that were lost as many as a receiver takes at once. Returns
+        whether that was all."""
         stream = backlog.stream
         user = stream.receiver if stream.receiver[0] == "@" else ""
         if not backlog.announced:
@@ -304,36 +390,42 @@ class Delivery:
                 user=user,
             )
             connection.send(encode(probe))
-        backlog.sent = max(backlog.sent, row.last)
+        last = row.last
         if row.reason:
-            for seq in range(row.seq, row.last + 1, self._mailboxes.window):  # no receiver takes more at once
-                skip = Skip(
-                    run=stream.run,
-                    seq=seq,
-                    last=min(seq + self._mailboxes.window - 1, row.last),
-                    base=1,
-                    reason=row.reason,
-                    sender=stream.sender,
-                    lane=stream.lane,
-                    user=user,
-                )
-                connection.send(encode(skip))
+            first = max(row.seq, backlog.sent + 1)
+            last = min(last, first + self._mailboxes.window - 1)
+            skip = Skip(
+                run=stream.run,
+                seq=first,
+                last=last,
+                base=first if first > backlog.sent + 1 else 1,  # what is not kept before it, is settled
+                reason=row.reason,
+                sender=stream.sender,
+                lane=stream.lane,
+                user=user,
+            )
+            connection.send(encode(skip))
         elif row.binary:
             connection.send_binary(row.body)
         else:
             connection.send(row.body)
+        backlog.sent = max(backlog.sent, last)
         self._mailboxes.handed(stream, row)
+        return last == row.last
 
     # --- when the disk fails -----------------------------------------------------------------
 
     def _later(self, action: Callable[[float], None]) -> None:
-        node = self._mailboxes.node
-        node.timers.at(node.now + RETRY, action)
+        if not self._retrying:
+            self._retrying = True
+            node = self._mailboxes.node
+            node.timers.at(node.now + RETRY, action)
 
     def _again(self, now: float) -> None:
+        self._retrying = False
         if self.connection is not None:
             self.run()
 
 
-def _parts(ack: Ack) -> tuple[int, tuple[LostRange, ...], int, bool]:
-    return ack.seq, tuple(ack.lost), ack.by, ack.want
+def _run(backlog: Backlog) -> int:
+    return backlog.stream.run

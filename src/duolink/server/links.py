@@ -19,6 +19,7 @@ from duolink.server.mailbox import Mailboxes, settled_of
 from duolink.server.party import Flow, Parties, Party
 from duolink.server.policy import SERVER, Consent, may_link
 from duolink.server.registry import Session
+from duolink.server.settings import MAX_WINDOW
 from duolink.server.watchers import Watchers
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Links:
             and message.run == session.run
             and 0 <= message.seq - message.base < self._window
             and (lane == "messages" or lane == "bulk")
-            and not message.sender
+            and not (message.sender or message.user)
             and not message.store
         ):
             self._counts.message_in += 1
@@ -101,6 +102,8 @@ class Links:
         assert session is not None
         if skip.last < skip.seq:
             self.refuse(connection, skip, skip.seq, ErrorCode.MALFORMED, "a skip's last is below its seq")
+        elif skip.last - skip.seq >= MAX_WINDOW:
+            self.refuse(connection, skip, skip.seq, ErrorCode.CREDIT, "a skip of more than any window")
         elif self._admissible(connection, skip, skip.seq, skip.last):
             self._route(connection, session, skip, b"", skip.last)
 
@@ -173,6 +176,7 @@ class Links:
             return
         if user in sender.flows:
             ack.sender, ack.to = user, ""
+            ack.want = False  # all it may miss is in the mailbox
             sender.connection.send(encode(ack))
             self._counts.ack_out += 1
 
@@ -243,7 +247,7 @@ class Links:
         """Whether a numbered message may be routed at all; if not, it is answered."""
         session = connection.session
         assert session is not None
-        if message.sender:
+        if message.sender or message.user:
             connection.forged(message)
         elif message.lane not in limits.LANES:
             self.refuse(connection, message, seq, ErrorCode.MALFORMED, "no such lane")

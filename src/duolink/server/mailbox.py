@@ -41,7 +41,7 @@ class Mailboxes:
         self.window = window
         self._parties = parties
         self._counts = node.counts
-        self._under_way: dict[Stream, int] = {}  # rows that wait for the disk
+        self._under_way: dict[str, dict[Stream, int]] = {}  # by receiver: rows that wait for the disk
         self._users: dict[str, dict[Session, None]] = {}  # @user → their clients that are here
         self._stored: dict[tuple[Session, Stream], int] = {}  # answers of this turn
         self._holes: dict[tuple[Session, Stream], Standing] = {}
@@ -69,6 +69,12 @@ class Mailboxes:
         if connection.storing >= MAX_UNDER_WAY:
             self._turn_away(connection, session, flow, stream, seq, last, "")
             return
+        row = self._row(session, flow, message, line, last)
+        if len(row.body) > self.node.links.max_message:
+            self.node.links.refuse(
+                connection, message, seq, ErrorCode.TOO_LARGE, "too large with its sender's name"
+            )
+            return
         target = flow.party.connection
         first = flow.first.get(message.lane, seq + 1)
         handed = message.store and target is not None and flow.opened is target and seq >= first
@@ -77,18 +83,29 @@ class Mailboxes:
             if target is not None:
                 flow.storing.add(message.lane)
                 flow.target = None
-        row = self._row(session, flow, message, line, last)
-        if len(row.body) > self.node.links.max_message:
-            self.node.links.refuse(
-                connection, message, seq, ErrorCode.TOO_LARGE, "too large with its sender's name"
-            )
-            return
-        self._under_way[stream] = self._under_way.get(stream, 0) + 1
+        self._begins(stream)
         connection.storing += 1
         base = max(message.base, settled_of(session, flow, message.lane) + 1)
         handed_to = target if handed else None
         done = partial(self._done, connection, session, stream, row, base, handed_to)
         self.engine.store(stream, row, base, done)
+
+    def _begins(self, stream: Stream) -> None:
+        """A row goes to the disk. Who is here to receive it is listened to from now on: it may have come
+        another way, and be acknowledged before it is stored."""
+        streams = self._under_way.setdefault(stream.receiver, {})
+        streams[stream] = streams.get(stream, 0) + 1
+        for _ in self._deliveries(stream.receiver):
+            pass
+
+    def _ends(self, stream: Stream) -> None:
+        """Its answer is there."""
+        streams = self._under_way[stream.receiver]
+        streams[stream] -= 1
+        if not streams[stream]:
+            del streams[stream]
+            if not streams:
+                del self._under_way[stream.receiver]
 
     def _row(self, session: Session, flow: Flow, message: LinkMessage | Skip, line: bytes, last: int) -> Row:
         if type(message) is Skip:
@@ -116,13 +133,12 @@ class Mailboxes:
         handed_to: "Connection | None",
         result: StoreResult | Failure,
     ) -> None:
-        self._under_way[stream] -= 1
-        if not self._under_way[stream]:
-            del self._under_way[stream]
+        self._ends(stream)
         connection.storing -= 1
         flow = session.flows.get(stream.receiver)
         if isinstance(result, Failure):
-            self._turn_away(connection, session, flow, stream, row.seq, row.last, ErrorCode.UNAVAILABLE)
+            code = ErrorCode.UNAVAILABLE
+            self._turn_away(connection, session, flow, stream, row.seq, row.last, code, result.uncertain)
         elif result.verdict is Verdict.KEPT:
             self._counts.stored += 1
             for delivery in self._deliveries(stream.receiver):
@@ -148,6 +164,8 @@ class Mailboxes:
             if flow is not None:
                 self._refuse(flow, session, stream, row.seq)
             self._wait(connection, session, stream, row.seq, row.last)
+        for delivery in self._deliveries(stream.receiver):
+            delivery.settle(stream)
         if self._turned_away and connection.storing < MAX_UNDER_WAY // 2 and not isinstance(result, Failure):
             self.call_back()
 
@@ -160,12 +178,14 @@ class Mailboxes:
         seq: int,
         last: int,
         code: str,
+        uncertain: bool = False,
     ) -> None:
-        """It cannot be stored now: its sender keeps it, and is told when it can."""
+        """It cannot be stored now: its sender keeps it, and is told when it can. `uncertain`: this copy may
+        turn up on the disk all the same."""
         if flow is not None:
             self._refuse(flow, session, stream, seq, waits=False)
         self._turned_away[session, stream] = None
-        self._wait(connection, session, stream, seq, last, code)
+        self._wait(connection, session, stream, seq, last, code, uncertain)
 
     def _refuse(self, flow: Flow, session: Session, stream: Stream, seq: int, waits: bool = True) -> None:
         flow.refused[stream.lane] = min(flow.refused.get(stream.lane, seq), seq)
@@ -182,13 +202,14 @@ class Mailboxes:
         seq: int,
         last: int,
         code: str = "",
+        uncertain: bool = False,
     ) -> None:
         self._counts.waits += 1
         if connection.session is session:
-            last = last if last > seq else 0
-            connection.tell(
-                Wait(to=stream.receiver, run=stream.run, seq=seq, last=last, lane=stream.lane, code=code)
-            )
+            wait = Wait(to=stream.receiver, run=stream.run, seq=seq, lane=stream.lane, code=code)
+            wait.last = last if last > seq else 0
+            wait.probe = uncertain  # counts no copy as dropped
+            connection.tell(wait)
 
     def call_back(self) -> None:
         """There is a disk, or room, again: those who were told to wait begin again where they are."""
@@ -335,8 +356,11 @@ class Mailboxes:
 
     def looked_at(self, delivery: Delivery) -> None:
         """A delivery may have nothing left to do."""
-        if delivery.idle and delivery.session.delivery is delivery:
-            delivery.session.delivery = None
+        session = delivery.session
+        if session.delivery is delivery and delivery.idle:
+            names = session.client_id, f"@{session.user}"
+            if not any(name in self._under_way for name in names):
+                session.delivery = None
 
     def _deliveries(self, receiver: str) -> Iterator[Delivery]:
         if receiver[0] == "@":
@@ -363,14 +387,15 @@ class Mailboxes:
 
     def is_under_way(self, stream: Stream) -> bool:
         """Whether a stream has rows that wait for the disk."""
-        return stream in self._under_way
+        return stream in self._under_way.get(stream.receiver, ())
 
     def clear(self, session: Session, stream: Stream) -> bool:
         """Whether the next message of a stream may go to a receiver that is here at once."""
         if session.delivery is not None and not session.delivery.clear(stream):
             return False
         # What an earlier run has sent comes first, also if it is not on the disk yet.
-        return not any(other[:2] == stream[:2] and other.run < stream.run for other in self._under_way)
+        under_way = self._under_way.get(stream.receiver, ())
+        return not any(other.sender == stream.sender and other.run < stream.run for other in under_way)
 
     def handed(self, stream: Stream, row: Row) -> None:
         """A row was handed to a connection."""
@@ -382,8 +407,10 @@ class Mailboxes:
                 self.node.call_hook("message", hook, decoded[0], stream.receiver)
 
     def remember(self, session: Session) -> None:
-        """A sender's session has expired: what its receivers had acknowledged, and it may not have heard, is
-        needed when it comes back."""
+        """A sender's session is over. What its receivers had acknowledged, and it may not have heard, is
+        needed if it comes back."""
+        if self._turned_away:
+            self._turned_away = {key: None for key in self._turned_away if key[0] is not session}
         if not self.durable or session.left:
             return
         for name, flow in session.flows.items():
