@@ -81,7 +81,10 @@ class Links:
         ):
             self._counts.message_in += 1
             if message.ack:
-                flow.acknowledge(lane, message.ack_run, message.ack)
+                if message.ack_run == flow.ack_run and lane == "messages":
+                    flow.ack_messages = message.ack
+                else:
+                    flow.acknowledge(lane, message.ack_run, message.ack)
                 if session.delivery is not None:
                     session.delivery.acknowledged(message.to, "", lane, message.ack_run, message.ack)
             if line[-1:] == b"}" and self.on_message is None and len(line) < self.safe_length:
