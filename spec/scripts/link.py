@@ -196,10 +196,11 @@ HISTORIES: list[tuple[str, str, list[Step]]] = [
     (
         "[7] a new run begins through the server and ends the old one",
         "B restarts: its new run's 1 on a data channel is dropped; through the server it is taken; 2 of the old "
-        "run was missing, 3 was held: lost (sender_restarted), then 3, then the new run; old numbers are dropped.",
+        "run was missing, 3 was held: lost (sender_restarted), then 3, then the new run; old numbers are dropped, and "
+        "acknowledged as far as the application has finished with them, whenever that is.",
         [
             up(0), message(0, 1), message(0, 3), *proven(0.1), message(0.2, 1, path="d1", run=9), message(0.3, 1, run=9),
-            message(0.4, 2), done(0.5, 1, run=9), *tick(0.52),
+            message(0.4, 2), done(0.5, 1, run=9), *tick(0.52), done(0.6, 1), done(0.6, 3), *tick(0.62), message(0.7, 3),
         ],
     ),
     (

@@ -732,3 +732,17 @@ def test_the_message_hook_hears_what_comes_from_a_mailbox_when_it_is_handed_over
         ("alice", "bob", "messages", run, 1, b'"x"', False),
         ("alice", "bob", "messages", run, 3, b"xy", True),
     ]
+
+
+def test_an_acknowledgement_of_an_earlier_run_hides_nothing_of_the_current_one(world):
+    """Bob finishes late with something of alice's earlier run; what he said of the current one still counts
+    when she comes back and asks."""
+    bob, alice = world.client("bob"), world.client("alice")
+    alice.say(1)
+    bob.send(Ack(run=alice.welcome.run, seq=1, to="alice"))
+    bob.send(Ack(run=alice.welcome.run - 1, seq=7, to="alice"))
+    alice.cut()
+    again = alice.again()
+    again.take()
+    again.say(1)
+    assert answers(again) == [("ack", 1, 0, False)]

@@ -91,6 +91,7 @@ class Sending:
         """Send nothing to the server until it says that the peer is here, then go on from `seq`."""
         self.back_to(seq)
         self.held = min(self.held or seq, seq)
+        self.kept = min(self.kept, seq - 1)  # it may have to be asked for again
         if not self.held_until:
             self.held_until = now + self.knock
 
