@@ -339,10 +339,9 @@ class Outbound:
         return [entry for entry in self._entries if not entry.told]
 
     def change(self) -> LaneChange | None:
-        """Return, once, what the journal has not been told; None: nothing, or there is no journal."""
+        """Return, once, what the journal has not been told; None: nothing."""
         record = self.record
-        if record is None:
-            return None
+        assert record is not None
         now = (self.next_seq - 1, self.base, self.stored, self.tag)
         if now == record.told and not record.ended:
             return None
