@@ -35,6 +35,7 @@ from duolink.protocol.messages import (
     Skip,
     Stored,
 )
+from duolink.protocol.paths import PathKind
 from duolink.protocol.records import Changes, Saved, SavedCursor, SavedEntry, SavedLane
 
 Patch = pytest.MonkeyPatch
@@ -638,7 +639,7 @@ def test_a_tag_has_a_length() -> None:
 def test_the_acknowledgement_of_a_number_that_cannot_have_left_changes_nothing() -> None:
     records = Records(apsw.Connection(":memory:"), "alice")
     _, link = journaled(records)
-    link.path_up("server", duolink.protocol.paths.PathKind.SERVER, 0.0)
+    link.path_up("server", PathKind.SERVER, 0.0)
     link.submit(Raw(b"1"))
     assert link.take(0.0) == [], "it has not left"
     link.receive(Ack(run=5, seq=1), "server", 0.0)
@@ -762,6 +763,21 @@ def test_cursors_of_an_older_run_do_not_count() -> None:
     assert len(link.events()) == 1
     link.receive(LinkMessage(run=10, seq=1, base=1, lane="bulk", data=Raw(b"1")), "server", 0.0)
     assert len(link.events()) == 1, "a newer run of the peer begins"
+
+
+def test_a_commit_that_comes_after_the_end_of_a_run_changes_nothing() -> None:
+    link = Link("bob", 5, journaled=True)
+    link.path_up("server", PathKind.SERVER, 0.0)
+    messages = [LinkMessage(run=7, seq=seq, base=1, data=Raw(b"1")) for seq in (1, 2)]
+    for message in messages:
+        link.receive(message, "server", 0.0)
+    link.finish(messages[0], 0.0)
+    ((inbound, cursor),) = link.cursor_changes()
+    link.receive(LinkMessage(run=8, seq=1, base=1, data=Raw(b"1")), "server", 0.0)
+    inbound.keep(cursor.finished, 0.0)
+    link.finish(messages[1], 0.0)
+    acks: list[Any] = [message for _, message in link.take(1.0)]
+    assert [(ack.run, ack.seq) for ack in acks] == [(7, 2)]
 
 
 # --- a disk that fails -----------------------------------------------------------------------------------

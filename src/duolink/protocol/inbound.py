@@ -256,9 +256,11 @@ class Inbound:
         return CursorChange(self, SavedCursor(peer, user, self.lane, self.run, self.finished, lost))
 
     def keep(self, finished: int, now: float) -> None:
-        """The journal has that cursor: it may be acknowledged."""
-        self.kept = finished
-        self._owe(now)
+        """The journal has that cursor: it may be acknowledged. (Not that of a run which has ended meanwhile: it
+        needs no journal any more.)"""
+        if self.kept is not None:
+            self.kept = finished
+            self._owe(now)
 
     # --- acknowledgements ----------------------------------------------------------------------
 
