@@ -260,6 +260,27 @@ def test_a_sender_is_told_to_wait_and_called_back_when_there_is_room_again() -> 
     machine.close()
 
 
+def test_a_sender_with_a_hole_is_asked_to_fill_it_though_its_receivers_session_ends_meanwhile() -> None:
+    # 1 goes live to bob, who leaves without a word. 2 is to be stored; while the disk is asked, bob's session
+    # ends. The mailbox misses 1: without being asked for it, alice would wait for what nobody will tell her.
+    machine = Machine(Disk(), Past())
+    bob, alice = machine.enter("bob"), machine.enter("alice")
+    outbox = alice.process.outbox("bob")
+    alice.send(outbox.message(1))
+    assert next(iter(bob.process.inboxes.values())).taken
+    bob.cut()
+    alice.send(outbox.message(2))
+    machine.clock.seconds += 31.0
+    machine.node.poll(machine.clock.seconds)
+    machine.turn()
+    machine.settle()
+    assert not outbox.waits
+    assert alice.pump()
+    machine.settle()
+    assert outbox.stored == 2
+    machine.close()
+
+
 # --- controls --------------------------------------------------------------------------------
 
 

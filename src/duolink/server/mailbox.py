@@ -240,13 +240,14 @@ class Mailboxes:
 
     def _ask(self, session: Session, stream: Stream, standing: Standing) -> None:
         """Ask a sender to send again from the first number that is missing."""
+        if session.connection is None or session.run != stream.run:
+            return
         flow = session.flows.get(stream.receiver)
-        if flow is None or session.connection is None or session.run != stream.run:
-            return
-        hole, when = flow.asked.get(stream.lane, (-1, 0.0))
-        if hole == standing.stored and self.node.now < when + ASK_AGAIN:
-            return
-        flow.asked[stream.lane] = standing.stored, self.node.now
+        if flow is not None:  # else it has ended with the receiver's session, while the disk was asked
+            hole, when = flow.asked.get(stream.lane, (-1, 0.0))
+            if hole == standing.stored and self.node.now < when + ASK_AGAIN:
+                return
+            flow.asked[stream.lane] = standing.stored, self.node.now
         self._acknowledge(session.connection, stream, standing, want=True)
 
     def _acknowledge(self, connection: "Connection", stream: Stream, standing: Standing, want: bool) -> None:
