@@ -277,8 +277,8 @@ def test_history_7_a_new_run_opens_through_the_server() -> None:
 
 
 def test_history_7_a_late_finish_of_an_ended_run_is_told_as_that_runs() -> None:
-    """r1:1 is still in its handler when r2:1 comes. Its finish must not count for r2; but the mailbox that still
-    has it must hear of it, or the next process gets it again."""
+    """r1:1 is still in its handler when r2:1 comes. Its finish must not count for r2; but the mailbox that
+    still has it must hear of it, or the next process gets it again."""
     b = End()
     old = message(1)
     b.hear(old)

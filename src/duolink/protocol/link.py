@@ -377,7 +377,10 @@ class Link:
         if sending is None or ack.run != self.run:
             return
         received = sending.outbound.received
+        opened = self._opened
         self._acknowledged(sending, sending.outbound.acknowledge(ack), received, now)
+        if ack.want and path == SERVER:
+            self._opened = opened  # a mailbox asks, too, for a process that knows nothing of this run
         if ack.limit and path != SERVER:
             self._granted[path, ack.lane] = max(self._granted.get((path, ack.lane), 0), ack.limit)
         if ack.want:
@@ -553,6 +556,7 @@ class Link:
             ways = tuple({*ways, SERVER})
         for path in sorted(ways):
             if path == SERVER and sending.held_until:
+                self._knock(sending, now)  # the other ways may lead to one who does not know this run
                 continue
             probe = Probe(
                 run=self.run,
