@@ -441,7 +441,7 @@ class Client:
 
     def _deliver(self, event: SessionEvent) -> None:
         if isinstance(event, FromLink):
-            self._link(event.peer)._event(event.event)
+            self._link(event.peer)._event(event.event, event.user)
         elif isinstance(event, StateChanged):
             self._changed(event)
         elif isinstance(event, Answered):
