@@ -81,9 +81,10 @@ class Trial:
             self.story.step()
             problem = machine.engines.problem()
             if problem:
-                self.problems.append(problem)
                 self._talk()
-                self._cut(issued=False)
+                if not self.problems:
+                    self._cut(issued=False)
+                self.problems.append(problem)
                 left -= 1
             if left < 0:
                 machine.disk.fault = None
