@@ -7,10 +7,12 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-from duolink import Message, Options, Unsettled
+from duolink import Message, Options, Refused, Unsettled
 from duolink.client.client import Client
 from duolink.client.message import Sent
 from duolink.client.transport import TransportUser, dialler
+
+from .process import TIMEOUT
 
 HASTY = Options(backoff_initial=0.05, backoff_cap=0.2, first_tries=1000)
 
@@ -26,9 +28,16 @@ class Mortal:
 
     async def start(self, port: int) -> None:
         """Connect; the server may not be there yet."""
-        self.client = Client(f"ws://127.0.0.1:{port}", self.name, options=HASTY, dial=self._dial)
-        self._open = dialler(self.client.address, None)
-        await self.client.open()
+        async with asyncio.timeout(TIMEOUT):
+            while True:
+                self.client = Client(f"ws://127.0.0.1:{port}", self.name, options=HASTY, dial=self._dial)
+                self._open = dialler(self.client.address, None)
+                try:
+                    return await self.client.open()
+                except Refused as refused:
+                    # A process takes longer to begin than a server to hear of the end of the one before.
+                    if refused.error != "duplicate":
+                        raise
 
     async def _dial(self, user: TransportUser) -> None:
         if self._dead:

@@ -67,7 +67,7 @@ class Process:
     def __init__(self, taken: Iterable[Line] = (), done: Mapping[Life, int] | None = None) -> None:
         self.taken = list(taken)
         self.done: Mapping[Life, int] = done or {}
-        """Numbers up to here its sender had been told to be delivered before it began."""
+        """Numbers up to here its sender had been told to be delivered before it began, or its journal has."""
 
 
 def check(receiver: str, processes: Iterable[Process], sent: Mapping[Life, Sent]) -> None:
@@ -86,7 +86,7 @@ def check(receiver: str, processes: Iterable[Process], sent: Mapping[Life, Sent]
             if line.number > (before[1] if line.life == before[0] else reached[run]) + 1:
                 raise Violation(f"{where}: a hole: {line} after {before}, reached {reached[run]}")
             if line.number <= process.done.get(run, 0):
-                raise Violation(f"{where}: its sender knew it as delivered: {line}, {process.done[run]}")
+                raise Violation(f"{where}: it was known as delivered: {line}, {process.done[run]}")
             last[line.sender] = line.life, line.number
             reached[run] = max(reached[run], line.number)
     for run, numbers in sent.items():
@@ -103,12 +103,13 @@ class Deaths:
         self._clock = clock
         self._server = -inf
 
-    def server(self, done: Iterable[dict[Life, int]], sent: Mapping[Life, Sent]) -> None:
-        """The server is killed: of what it heard last, receivers that are away (that have `done` so much)
-        may see some again."""
+    def server(self) -> None:
+        """The server is killed."""
         self._server = self._clock()
-        for each in done:
-            each.update({run: min(number, self._known(sent[run])) for run, number in each.items()})
+
+    def forget(self, done: dict[Life, int], sent: Mapping[Life, Sent]) -> None:
+        """Of what the server heard last before it was killed, a receiver that is away may see some again."""
+        done.update({run: min(number, self._known(sent[run])) for run, number in done.items()})
 
     def receiver(self, sent: Mapping[Life, Sent]) -> dict[Life, int]:
         """A receiver is killed: return what it has done for good."""
