@@ -56,9 +56,50 @@ def test_what_the_second_client_says_of_it_changes_nothing_for_the_sender(world)
         alice.say(seq, "@bob")
     acknowledge(one, 2, run=run, user="@bob")
     acknowledge(two, 1, run=run, user="@bob", received=1, want=True)
-    assert settled(alice) == [(2, "@bob"), (1, "@bob")]
+    assert {ack for ack in settled(alice)} == {(2, "@bob")}
     assert not any(ack.want for ack in alice.all(Ack)), "what it misses is in the mailbox"
     assert [message.seq for message in two.all(LinkMessage)] == [1, 2, 2]
+
+
+def test_a_client_that_came_late_has_not_finished_with_what_was_there_before(world):
+    """1 and 2 were sent before the third client was ever here. It is told that it begins at 3, acknowledges
+    as much, and finishes with 3: nobody has finished with 1 and 2, and their sender must not hear so."""
+    one, alice = world.client("bob:1"), world.client("alice")
+    run = alice.welcome.run
+    alice.say(1, "@bob")
+    alice.say(2, "@bob")
+    three = world.client("bob:3")
+    acknowledge(three, 2, run=run, user="@bob")
+    alice.say(3, "@bob")
+    acknowledge(three, 3, run=run, user="@bob")
+    assert not settled(alice)
+    acknowledge(one, 1, run=run, user="@bob")
+    assert settled(alice) == [(1, "@bob")]
+    acknowledge(one, 2, run=run, user="@bob")
+    assert settled(alice) == [(1, "@bob"), (3, "@bob")]
+
+
+def test_a_sender_whose_mailbox_cannot_be_asked_hears_when_it_asks_again(world):
+    mailbox = flaky(world)
+    one, alice = world.client("bob:1"), world.client("alice")
+    run = alice.welcome.run
+    alice.say(1, "@bob")
+    mailbox.failing = {"standing"}
+    acknowledge(one, 1, run=run, user="@bob")
+    assert not settled(alice)
+    mailbox.failing = set()
+    alice.send(Probe(run=run, seq=1, base=1, to="@bob"))
+    assert settled(alice) == [(1, "@bob")]
+
+
+def test_losses_of_the_first_client_are_told_as_its_word(world):
+    one, alice = world.client("bob:1"), world.client("alice")
+    run = alice.welcome.run
+    alice.send(Skip(run=run, seq=1, last=1, base=1, reason="expired", to="@bob"))
+    acknowledge(one, 1, run=run, user="@bob", lost=[(1, 1, "expired")], by=one.welcome.run)
+    told = alice.last(Ack)
+    assert [(lost.first, lost.reason) for lost in told.lost] == [(1, "expired")]
+    assert told.by == one.welcome.run
 
 
 def test_a_client_that_comes_first_after_the_message_gets_what_comes_after_it(world):

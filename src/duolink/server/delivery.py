@@ -248,6 +248,8 @@ class Delivery:
             backlog.acked = seq
             lost = tuple(ack.lost)
             self._mailboxes.engine.acknowledge(stream, self.session.client_id, seq, lost, ack.by)
+            if stream.receiver[0] == "@":
+                self._mailboxes.tell_settled(stream)
         if ack.want:
             # What is beyond the top, its sender sends again.
             received = max(ack.received, backlog.acked)

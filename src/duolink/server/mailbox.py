@@ -273,6 +273,20 @@ class Mailboxes:
         stream = Stream(flow.party.name, session.client_id, lane, session.run)
         self._acknowledge(connection, stream, Standing(settled, settled), want=False)
 
+    def tell_settled(self, stream: Stream) -> None:
+        """A client of a user has finished with more of a stream: tell its sender how far the user is now.
+        That is not what the client says: one that came late has not finished with what was there before."""
+
+        def done(standing: Standing | Failure) -> None:
+            party = self._parties.get(stream.sender)
+            session = party.session if party is not None else None
+            if isinstance(standing, Failure) or session is None or session.connection is None:
+                return  # it will ask
+            if session.run == stream.run and stream.receiver in session.flows and standing.settled:
+                self._acknowledge(session.connection, stream, standing, want=False)
+
+        self.engine.standing(stream, done)
+
     def probe(self, connection: "Connection", session: Session, flow: Flow, probe: Probe) -> None:
         """A sender wants to know what became of its numbers: tell what the mailbox knows, and let the
         receiver tell the rest, if it is here."""
