@@ -256,8 +256,8 @@ class Inbound:
         return CursorChange(self, SavedCursor(peer, user, self.lane, self.run, self.finished, lost))
 
     def keep(self, finished: int, now: float) -> None:
-        """The journal has that cursor: it may be acknowledged. (Not that of a run which has ended meanwhile: it
-        needs no journal any more.)"""
+        """The journal has that cursor: it may be acknowledged. A run that has ended meanwhile needs no
+        journal any more."""
         if self.kept is not None:
             self.kept = finished
             self._owe(now)
