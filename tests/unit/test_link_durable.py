@@ -12,7 +12,9 @@ from duolink.protocol.codes import ErrorCode
 from duolink.protocol.link import SERVER, Link, StorageTrouble, Stored
 from duolink.protocol.messages import Ack, Error, LinkMessage, LostRange, Message, Ping, Pong, Probe, Skip
 from duolink.protocol.messages import Stored as StoredMessage
+from duolink.protocol.outbound import Outbound
 from duolink.protocol.paths import PathKind
+from duolink.protocol.sending import Sending
 
 AFTER = limits.STORE_AFTER
 
@@ -100,6 +102,19 @@ def test_a_number_that_went_another_way_goes_to_the_server_first_and_then_to_the
     a.said.clear()
     a.at(start + 2 * AFTER)
     assert [(path, m.store) for path, m in a.said if isinstance(m, LinkMessage)] == [(SERVER, True)]
+
+
+def test_of_two_that_are_overdue_each_is_what_its_own_way_makes_it() -> None:
+    """1 went to a data channel, 2 to the server, which is asked to store 2; 1 has to go there first."""
+    half = Outbound("B", "messages", RUN, 8, 100)
+    half.submit(Raw(b"1"))
+    half.submit(Raw(b"2"))
+    list(half.transmit(1, 1, 0.0, server=False))
+    list(half.transmit(2, 2, 0.0))
+    sending = Sending(half)
+    sending.top = 2
+    assert sending.overdue(AFTER) == [(1, False), (2, True)]
+    assert (sending.store_at, sending.kept) == (2 * AFTER, 0), "1 will have to be asked for, too"
 
 
 def test_of_several_that_are_due_those_already_stored_are_left_out() -> None:

@@ -77,8 +77,6 @@ class Sending:
             if since + limits.STORE_AFTER > now:
                 self.store_at = since + limits.STORE_AFTER
                 break
-            if entry.stored:
-                continue
             relayed = entry.relayed != NEVER
             due.append((entry.seq, relayed))
             if not relayed:
