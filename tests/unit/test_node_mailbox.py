@@ -561,6 +561,44 @@ def test_the_mailbox_is_asked_once_for_each_younger_process(world):
     assert mailbox_.calls.count("standing") == 3 and later.all(LinkMessage)
 
 
+def test_a_question_of_a_lost_connection_answers_for_no_other(world):
+    """Alice's connection ends while the mailbox is asked about a younger bob, and she resumes. She has not
+    heard the answer: her next number must not go to him unasked, for an earlier bob may have finished with
+    it."""
+    mailbox_ = flaky(world)
+    bob, alice = world.client("bob"), world.client("alice")
+    run = alice.welcome.run
+    for lane in ("messages", "bulk"):
+        alice.say(1, lane=lane)
+        bob.send(Ack(run=run, seq=1, to="alice", lane=lane))
+    bob.cut()
+    world.advance(60)
+    younger = world.client("bob")
+    mailbox_.held = []
+    alice.say(2)
+    alice.cut()
+    again = alice.again()
+    mailbox_.release()
+    world.turn()
+    again.say(2)
+    assert not younger.all(LinkMessage) and mailbox_.calls.count("standing") == 2
+    again.say(2)
+    assert [message.seq for message in younger.all(LinkMessage)] == [2]
+
+
+def test_nobody_piles_up_questions(world):
+    mailbox_ = flaky(world)
+    alice, bob = world.client("alice"), world.client("bob")
+    mailbox_.held = []
+    for _ in range(100):
+        alice.say(1)
+        alice.say(1, lane="bulk")
+        probe(alice, 1, to="carol")
+    assert mailbox_.calls.count("standing") == 3 and not bob.all(LinkMessage)
+    mailbox_.release()
+    assert not world.node.mailboxes._asking
+
+
 def test_a_mailbox_that_cannot_be_asked_keeps_the_sender_waiting(world):
     mailbox_ = flaky(world)
     alice, bob = world.client("alice"), world.client("bob")

@@ -6,7 +6,7 @@ import pytest
 from tests.node_world import Client, Tokens, World
 from tests.unit.mail_world import acknowledge, flaky, kept, put, seqs
 
-from duolink.protocol.messages import Ack, LinkMessage, Probe, Skip, Stored, Wait
+from duolink.protocol.messages import Ack, LinkMessage, Probe, Refresh, Skip, Stored, Wait
 from duolink.server.auth import Identity, Patterns
 from duolink.server.policy import TokenConsent
 
@@ -266,3 +266,35 @@ def test_a_store_for_a_user_that_fails_is_told_to_wait(world):
     mailbox.failing = set()
     alice.say(1, "@bob")
     assert [message.seq for message in one.all(LinkMessage)] == [1]
+
+
+def test_a_client_whose_new_token_names_another_user_gets_no_more_of_the_first_ones():
+    identities: dict[str, Any] = {
+        "alice": Identity(user="alice", client="alice", links=Patterns.of(["*"])),
+        "bob": Identity(user="bob", client="phone"),
+        "carol": Identity(user="carol", client="phone"),
+    }
+    world = World(durable=True, authenticator=Tokens(**identities))
+    phone, alice = world.client("phone", token="bob"), world.client("alice", token="alice")
+    alice.say(1, "@bob")
+    phone.send(Refresh(id=1, token="carol"))
+    alice.say(2, "@bob")
+    assert [(m.seq, m.user) for m in phone.all(LinkMessage)] == [(1, "@bob")]
+    acknowledge(phone, 1, run=alice.welcome.run, user="@bob")
+    assert not alice.all(Ack)
+
+
+def test_progress_while_the_mailbox_is_asked_is_told_once_more(world):
+    mailbox = flaky(world)
+    one, alice = world.client("bob:1"), world.client("alice")
+    run = alice.welcome.run
+    for seq in range(1, 10):
+        alice.say(seq, "@bob")
+    mailbox.held = []
+    for seq in range(1, 10):
+        acknowledge(one, seq, run=run, user="@bob")
+    assert mailbox.calls.count("standing") == 1
+    mailbox.release()
+    world.turn()
+    assert settled(alice)[-1] == (9, "@bob") and mailbox.calls.count("standing") == 2
+    assert not world.node.mailboxes._settling

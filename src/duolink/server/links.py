@@ -441,6 +441,8 @@ class Links:
 
     def rights_changed(self, session: Session) -> None:
         """The session's identity is another one: ways, and what watchers may know, are found anew."""
+        if session.connection is not None and session.user != session.identity.user_of(session.client_id):
+            self._mailboxes.arrived(session)  # as another user's
         for flow in session.flows.values():
             flow.target = None
             back = flow.party.session.flows.get(session.client_id) if flow.party.session is not None else None

@@ -46,6 +46,8 @@ class Mailboxes:
         self._stored: dict[tuple[Session, Stream], int] = {}  # answers of this turn
         self._holes: dict[tuple[Session, Stream], Standing] = {}
         self._telling = False
+        self._asking: set[tuple[Connection, Stream]] = set()  # questions under way
+        self._settling: dict[Stream, bool] = {}  # of users, too; whether to ask once more
         self._turned_away: dict[tuple[Session, Stream], None] = {}  # told to wait, for want of a disk or room
 
     def keeps(self, name: str) -> bool:
@@ -277,13 +279,21 @@ class Mailboxes:
         """A client of a user has finished with more of a stream: tell its sender how far the user is now.
         That is not what the client says: one that came late has not finished with what was there before."""
 
+        if stream in self._settling:
+            self._settling[stream] = True
+            return
+        self._settling[stream] = False
+
         def done(standing: Standing | Failure) -> None:
+            again = self._settling.pop(stream)
             party = self._parties.get(stream.sender)
             session = party.session if party is not None else None
-            if isinstance(standing, Failure) or session is None or session.connection is None:
-                return  # it will ask
-            if session.run == stream.run and stream.receiver in session.flows and standing.settled:
+            if session is None or session.connection is None or session.run != stream.run:
+                return
+            if not isinstance(standing, Failure) and stream.receiver in session.flows and standing.settled:
                 self._acknowledge(session.connection, stream, standing, want=False)
+            if again:
+                self.tell_settled(stream)
 
         self.engine.standing(stream, done)
 
@@ -292,8 +302,11 @@ class Mailboxes:
         receiver tell the rest, if it is here."""
         stream = Stream(flow.party.name, session.client_id, probe.lane, session.run)
         settled = max(settled_of(session, flow, probe.lane), probe.base - 1)
+        if not self._asks(connection, stream):
+            return
 
         def done(standing: Standing | Failure) -> None:
+            self._asking.discard((connection, stream))
             if connection.session is not session:
                 return
             if isinstance(standing, Failure):
@@ -332,19 +345,32 @@ class Mailboxes:
         assert receiver is not None
         self._refuse(flow, session, stream, message.seq, waits=False)
         self._wait(connection, session, stream, message.seq, last)
+        if not self._asks(connection, stream):
+            return
         run, base = receiver.run, message.base
 
         def done(standing: Standing | Failure) -> None:
+            self._asking.discard((connection, stream))
+            if connection.session is not session:
+                return  # whoever carries the session now is to ask, and to hear
             if isinstance(standing, Failure):
                 self._turned_away[session, stream] = None
                 return
             flow.checked[stream.lane] = run
             settled = max(standing.settled, base - 1)
-            if connection.session is session:
-                known = standing._replace(stored=settled, settled=settled)
-                self._acknowledge(connection, stream, known, want=True)
+            known = standing._replace(stored=settled, settled=settled)
+            self._acknowledge(connection, stream, known, want=True)
 
         self.engine.standing(stream, done)
+
+    def _asks(self, connection: "Connection", stream: Stream) -> bool:
+        """Note that a connection has a question about a stream; False if it has one already: it will ask
+        again, and nobody can pile up questions."""
+        asked = connection, stream
+        if asked in self._asking:
+            return False
+        self._asking.add(asked)
+        return True
 
     # --- receivers ---------------------------------------------------------------------------
 
