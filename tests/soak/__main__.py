@@ -61,7 +61,7 @@ class Side:
         self.violations: list[str] = []
         self.waits: list[float] = []
         self.here = 0
-        self.behind = ""
+        self.behind: list[str] = []
         self.safe: dict[str, int] | None = None
         self.taken: dict[str, int] = {}
         self._reading: asyncio.Task[None]
@@ -165,7 +165,7 @@ class Soak:
                 taken = {run: number for side in self.sides for run, number in side.taken.items()}
                 safe = {run: number for side in self.sides for run, number in (side.safe or {}).items()}
                 lost = missing(safe, taken)
-        return lost + ([side.behind for side in self.sides if side.behind] if lost else [])
+        return lost + ([what for side in self.sides for what in side.behind] if lost else [])
 
 
 def tell(samples: Sequence[Sample], sides: Sequence[Side]) -> str:

@@ -48,6 +48,8 @@ class Member(Mortal):
         self._hearing: list[asyncio.Task[None]] = []
         self.rooms: dict[str, duolink.Subscription] = {}
         self.offsets: dict[str, int] = {}
+        self.unsafe: set[str] = set()
+        """The runs of which something has been sent that is not known to be safe."""
         self.last = time.monotonic()
         """When it took a message last."""
 
@@ -123,10 +125,13 @@ class Member(Mortal):
             if not queue:
                 more.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(more.wait(), 1.0)
+                    async with asyncio.timeout(1.0):  # (`wait_for` may swallow being cancelled, bpo-37658)
+                        await more.wait()
                 continue
             sent, began = queue.popleft()
+            self.unsafe.add(run)
             await sent.stored()
+            self.unsafe.discard(run)
             if talk.absent and sent.fate == "stored":
                 self.seat.waits.append(time.monotonic() - began)
             self.ledger.called_safe(run, sent.seq)

@@ -111,21 +111,24 @@ class Population:
     async def _pause(self, seconds: float) -> bool:
         """Wait; tell whether to go on."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
         return not self._stopping.is_set()
 
     async def _stop(self) -> None:
         """Send no more; have everybody here to take what there is."""
+        self._tell({"behind": ["somebody comes or goes"]})
         self._stopping.set()
         await asyncio.gather(*self._tasks)
         for seat in (*self.seats, *self.sleepers):
             if seat.member is None:
                 await seat.come(self.port, speaks=False)
         members = [seat.member for seat in self.seats if seat.member is not None]
-        await asyncio.gather(*(self._hush(member) for member in members))
-        while behind := [what for member in members for what in member.behind()]:
-            self._tell({"behind": len(behind), "example": behind[0]})
+        hushing = asyncio.gather(*(self._hush(member) for member in members))
+        while behind := [what for member in members for what in (*member.unsafe, *member.behind())]:
+            self._tell({"behind": behind[:10]})
             await asyncio.sleep(1.0)
+        await hushing
         self._tell({"safe": self.ledger.safe})
         self._tasks = [asyncio.create_task(self._tell_taken())]
 
