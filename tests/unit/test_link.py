@@ -598,6 +598,22 @@ def test_what_was_acknowledged_on_other_paths_is_reported_to_the_server() -> Non
     assert words == [("d1", 2, True), (SERVER, 2, False)]
 
 
+def test_a_cursor_that_rode_on_a_data_channel_is_reported_to_the_server_too() -> None:
+    """It rides on a message, the data channel dies with it, and nothing more is to be said: the mailbox,
+    which has handed over a window and waits for an acknowledgement, would wait for ever."""
+    b = End()
+    b.hear(message(1))
+    b.prove()
+    b.said.clear()
+    b.finish(message(1))
+    (riding,) = b.send(b"1")
+    assert isinstance(riding, LinkMessage) and riding.ack == 1 and b.said[-1][0] == "d1"
+    b.down("d1")
+    b.said.clear()
+    b.at(b.now + REPORT)
+    assert [(path, m.seq) for path, m in b.said if isinstance(m, Ack)] == [(SERVER, 1)]
+
+
 def test_acknowledgements_find_another_way_when_theirs_is_gone() -> None:
     b = End()
     b.hear(message(1))

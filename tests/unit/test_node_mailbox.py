@@ -681,6 +681,20 @@ def test_a_probe_of_a_new_run_waits_for_the_old_ones_rows(world):
     assert len(bob.all(Probe)) == probes
 
 
+def test_a_probe_reaches_a_receiver_whose_acknowledgement_was_lost_on_the_way(world):
+    """A window of rows was handed over, and the acknowledgement went another way and was lost: the mailbox
+    waits for it, the receiver has nothing more to say. The sender's probe makes it."""
+    bob, alice = world.client("bob"), world.client("alice")
+    for seq in range(1, 301):
+        alice.say(seq, store=True)
+    assert seqs(bob) == list(range(1, 257))
+    bob.take()
+    probe(alice, 300)
+    assert [message.seq for message in bob.take() if type(message) is Probe] == [300]
+    bob.send(Ack(run=alice.welcome.run, seq=256, to="alice", want=True))
+    assert seqs(bob) == list(range(257, 301))
+
+
 def test_a_probe_that_is_answered_after_its_sender_left_is_not_heard(world):
     mailbox_ = flaky(world)
     alice = world.client("alice")

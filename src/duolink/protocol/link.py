@@ -521,7 +521,7 @@ class Link:
                 if type(message) is LinkMessage:
                     if index and len(bytes(message.data)) > SMALL:
                         continue
-                    self._ride(message)
+                    self._ride(message, path, now)
                 self._out.append((path, message))
             sending.top = max(sending.top, last)
             sending.store_at = min(sending.store_at, now + limits.STORE_AFTER)
@@ -567,11 +567,13 @@ class Link:
             )
             self._out.append((path, probe))
 
-    def _ride(self, message: LinkMessage) -> None:
+    def _ride(self, message: LinkMessage, path: str, now: float) -> None:
         inbound = self._inbound.get(message.lane)
         if inbound is not None and inbound.cursor and inbound.may_ride():
             message.ack_run, message.ack = inbound.run, inbound.cursor
             inbound.rode()
+            if path != SERVER:
+                self._report_at = min(self._report_at, now + REPORT)
 
     def _acknowledge(self, now: float) -> None:
         for inbound in self._inbound.values():

@@ -119,6 +119,11 @@ class Delivery:
         for table in (self._streams, self._behind, self._early, self._due, self._blocked):
             table.clear()
 
+    def may_begin(self, stream: Stream) -> bool:
+        """Whether the client may hear of a stream's run: nothing of an earlier one waits."""
+        behind = self._behind.get(stream[:2])
+        return self.listed and (not behind or behind[0].stream.run >= stream.run)
+
     def clear(self, stream: Stream) -> bool:
         """Whether a stream's next message may go to the connection at once: nothing before it waits."""
         if not self.listed:
@@ -208,7 +213,7 @@ class Delivery:
             and row.seq <= backlog.sent + 1
             and self._room(backlog) > 0
             and not connection.full
-            and self._first(backlog)
+            and self.may_begin(stream)
             and self._hand(backlog, row, connection)
         ):
             return
@@ -302,11 +307,6 @@ class Delivery:
             behind = self._behind.get(sender)
             if not behind or behind[0].stream.run == run:
                 return
-
-    def _first(self, backlog: Backlog) -> bool:
-        """Whether nothing of an earlier run of its sender waits."""
-        behind = self._behind.get(backlog.stream[:2])
-        return not behind or behind[0].stream.run >= backlog.stream.run
 
     def _room(self, backlog: Backlog) -> int:
         return self._mailboxes.window - (backlog.sent - backlog.acked)

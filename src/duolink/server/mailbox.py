@@ -321,7 +321,7 @@ class Mailboxes:
                 return
             if known.settled >= probe.base:
                 self._acknowledge(connection, stream, known, want=False)
-            if flow.party.session is not None and not self.clear(flow.party.session, stream):
+            if flow.party.session is not None and not self._may_begin(flow.party.session, stream):
                 return  # a probe of this run would have the receiver drop what waits of earlier ones
             if known.settled < probe.seq and not target.full:
                 probe.sender, probe.to = session.client_id, ""
@@ -433,6 +433,12 @@ class Mailboxes:
     def clear(self, session: Session, stream: Stream) -> bool:
         """Whether the next message of a stream may go to a receiver that is here at once."""
         if session.delivery is not None and not session.delivery.clear(stream):
+            return False
+        return self._may_begin(session, stream)
+
+    def _may_begin(self, session: Session, stream: Stream) -> bool:
+        """Whether a receiver that is here may hear of a stream's run."""
+        if session.delivery is not None and not session.delivery.may_begin(stream):
             return False
         # What an earlier run has sent comes first, also if it is not on the disk yet.
         under_way = self._under_way.get(stream.receiver, ())
