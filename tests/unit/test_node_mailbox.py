@@ -278,6 +278,24 @@ def test_a_full_mailbox_refuses_the_newest_and_the_next_one_may_fit():
     assert answers(alice)[-1] == ("stored", 4)
 
 
+def test_who_is_here_hears_of_what_a_full_mailbox_refused_in_its_place():
+    """1 and 2 are to be stored, and there is no room; 3 is a skip, which takes none. A receiver that knows
+    nothing of the stream must not be told to begin behind them, as if somebody had finished with them."""
+    world = limited(pair_messages=1)
+    bob, alice = world.client("bob"), world.client("alice")
+    alice.say(1, "carol")
+    alice.say(1, store=True)
+    alice.say(2, store=True)
+    assert seqs(bob) == [1, (2, 2)]
+    bob.take()
+    for seq in (1, 2):
+        alice.say(seq, lane="bulk", store=True)
+    skip(alice, 3, 3, lane="bulk", store=True)
+    came = bob.take()
+    assert [(m.seq, m.last) for m in came if type(m) is Skip] == [(1, 1), (2, 2), (3, 3)]
+    assert [m.start for m in came if type(m) is Probe] == [1]
+
+
 def test_history_23_invented_names_do_not_fill_the_disk():
     world = limited(known_only=True)
     world.client("bob").cut()

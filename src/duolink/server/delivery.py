@@ -195,7 +195,7 @@ class Delivery:
         """A row is stored. `handed`: an earlier copy of it went to this connection."""
         backlog = self._streams.get(stream)
         if backlog is None:
-            backlog = Backlog(stream, row.seq - 1, row.seq - 1)
+            backlog = Backlog(stream, min(base, row.seq) - 1, row.seq - 1)
             self._add(backlog, caught_up=self.listed)
         backlog.top = max(backlog.top, row.last)
         if handed and row.seq <= backlog.sent + 1:

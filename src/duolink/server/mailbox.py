@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from duolink.engines.base import Failure, Mailbox, Row, Standing, StoreResult, Stream, Verdict
 from duolink.protocol import codec, limits
 from duolink.protocol.codec import encode, encode_binary
-from duolink.protocol.codes import ErrorCode
+from duolink.protocol.codes import ErrorCode, LossReason
 from duolink.protocol.messages import Ack, LinkMessage, Probe, Skip, Stored, Wait
 from duolink.server.delivery import Delivery
 from duolink.server.party import Flow, Parties
@@ -149,6 +149,9 @@ class Mailboxes:
             self._stored[key] = max(self._stored.get(key, 0), result.standing.stored)
             self._tell_later()
         elif result.verdict is Verdict.FULL:
+            loss = Row(row.seq, row.last, reason=LossReason.MAILBOX_FULL)
+            for delivery in self._deliveries(stream.receiver):
+                delivery.kept(stream, loss, base, delivery.connection is handed_to)
             if connection.session is session:
                 connection.error(
                     ErrorCode.MAILBOX_FULL,
