@@ -75,8 +75,8 @@ def test_what_is_stored_while_a_page_is_read_waits_for_the_pages_before_it():
 
 
 def test_a_receiver_is_told_to_begin_where_its_sender_is_not_settled(world):
-    """The first that is heard of a stream is that 3 is stored, while its sender has 1 and 2 not settled: nobody
-    has finished with those, and no process may believe that an earlier one has."""
+    """The first that is heard of a stream is that 3 is stored, while its sender has 1 and 2 not settled:
+    nobody has finished with those, and no process may believe that an earlier one has."""
     bob = world.client("bob")
     (made,) = world.node.mailboxes._deliveries("bob")
     made.kept(Stream("bob", "alice", "messages", 1), Row(3, 3, reason="expired"), 1, False)
