@@ -372,12 +372,21 @@ DURABLE: list[tuple[str, str, dict[str, Any], list[Step]]] = [
         ],
     ),
     (
-        "a receiver that knows the run ignores the start",
-        "It is further than its last acknowledgement says, or not so far: neither skips nor repeats.",
+        "a receiver that knows the run goes on where it is",
+        "It is further than its last acknowledgement says: a start at or below what it expects is no news.",
         {},
         [
-            up(0), message(0, 1), done(0, 1), *tick(0.02), message(1, 2), hear(1.1, "probe", **{"from": "B"}, run=PEER_RUN, seq=3, base=1, start=4),
+            up(0), message(0, 1), done(0, 1), *tick(0.02), message(1, 2), hear(1.1, "probe", **{"from": "B"}, run=PEER_RUN, seq=1, base=1, start=2),
             message(1.2, 3), done(1.3, 2), done(1.3, 3), *tick(1.4),
+        ],
+    ),
+    (
+        "what lies below the start and has not come is lost",
+        "A server without memory was restarted, and its mailbox begins at 4: 2 and 3 will not come. The ack says so.",
+        {},
+        [
+            up(0), message(0, 1), done(0, 1), *tick(0.02), hear(1, "probe", **{"from": "B"}, run=PEER_RUN, seq=3, base=1, start=4),
+            message(1.2, 4), done(1.3, 4), *tick(1.4),
         ],
     ),
     (
@@ -398,7 +407,9 @@ DURABLE: list[tuple[str, str, dict[str, Any], list[Step]]] = [
 
 def cases() -> list[dict[str, Any]]:
     """The histories without their results."""
-    plain = [(name, about, {}, steps) for name, about, steps in HISTORIES]
+    plain: list[tuple[str, str, dict[str, Any], list[Step]]] = [
+        (name, about, {}, steps) for name, about, steps in HISTORIES
+    ]
     durable = [(name, about, {"durable": True, **made}, steps) for name, about, made, steps in DURABLE]
     return [
         {

@@ -90,10 +90,12 @@ def test_channels_keep_their_history_and_state_over_a_restart(tmp_path: Path) ->
 def test_without_a_database_nothing_is_stored() -> None:
     async def main() -> None:
         async with Server(port=0) as server:
+            alice = duolink.connect(server.url, client_id="alice", close_timeout=0.0)
+            await alice.open()
+            assert alice.welcome is not None and not alice.welcome.durable
+            sent = await alice.link("bob").send("hello")
+            assert sent.fate == "pending"
             with pytest.raises(duolink.Unsettled):
-                async with duolink.connect(server.url, client_id="alice", close_timeout=0.0) as alice:
-                    assert alice.welcome is not None and not alice.welcome.durable
-                    sent = await alice.link("bob").send("hello")
-                    assert sent.fate == "pending"
+                await alice.close()
 
     run(main())

@@ -329,12 +329,37 @@ def test_it_tells_what_an_earlier_process_of_it_had_told_as_lost() -> None:
     assert all(not m.lost for m in b.at(1.0) if isinstance(m, Ack)), "base has passed it"
 
 
-def test_a_receiver_that_knows_the_stream_goes_on_where_it_is() -> None:
+def test_a_receiver_that_is_further_than_the_start_goes_on_where_it_is() -> None:
+    b = Durable()
+    for seq in (1, 2, 3):
+        b.hear(message(seq))
+    b.hear(probe(1, start=2))
+    b.hear(message(2))
+    b.hear(message(4))
+    assert b.heard() == [1, 2, 3, 4]
+
+
+def test_what_lies_below_the_start_and_has_not_come_is_lost_and_told() -> None:
+    """A server without memory was restarted: a user's other client had finished with 2, which this one waits
+    for, and its sender has forgotten. Else 3 would wait for ever, or 2 be called delivered by this one."""
     b = Durable()
     b.hear(message(1))
-    b.hear(probe(50, start=51, lost=[LostRange(3, 4, "expired")]))
-    b.hear(message(2))
-    assert b.heard() == [1, 2]
+    b.hear(message(4))
+    b.hear(probe(5, start=6))
+    b.hear(message(6))
+    assert b.heard() == [1, (2, 3, "gone"), 4, (5, 5, "gone"), 6]
+    for seq in (1, 4, 6):
+        b.finish(message(seq))
+    told = [m for m in b.at(1.0) if isinstance(m, Ack)][-1]
+    assert (told.seq, [(each.first, each.last) for each in told.lost]) == (6, [(2, 3), (5, 5)])
+
+
+def test_a_start_far_away_costs_nothing() -> None:
+    b = Durable()
+    b.hear(message(1))
+    b.hear(probe(2**50, start=2**50 + 1))
+    b.hear(message(2**50 + 1))
+    assert b.heard() == [1, (2, 2**50, "gone"), 2**50 + 1]
 
 
 def test_each_lane_begins_by_itself() -> None:

@@ -12,8 +12,8 @@ from typing import Final
 from duolink.protocol.inbound import Inbound
 
 MAX_FORMER: Final = 4
-"""Ended lanes that are remembered, the latest: two runs with both lanes, for each of thousands of links. A peer
-that restarts all the time, while nobody finishes with anything, must not cost the memory."""
+"""Ended lanes that are remembered, the latest: two runs with both lanes, for each of thousands of links. A
+peer that restarts all the time, while nobody finishes with anything, must not cost the memory."""
 
 
 class Former:

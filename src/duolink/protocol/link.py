@@ -340,6 +340,7 @@ class Link:
         if type(message) is Probe:
             if not known:
                 inbound.inherit(message.lost)
+            self._events += inbound.begin(message.start, now)
             self._events += inbound.probe(message.seq, message.base, now)
             return
         assert type(message) is Skip
