@@ -74,16 +74,6 @@ def test_what_is_stored_while_a_page_is_read_waits_for_the_pages_before_it():
     assert seqs(bob) == list(range(WINDOW + 1, 302))
 
 
-def test_a_receiver_is_told_to_begin_where_its_sender_is_not_settled(world):
-    """The first that is heard of a stream is that 3 is stored, while its sender has 1 and 2 not settled:
-    nobody has finished with those, and no process may believe that an earlier one has."""
-    bob = world.client("bob")
-    (made,) = world.node.mailboxes._deliveries("bob")
-    made.kept(Stream("bob", "alice", "messages", 1), Row(3, 3, reason="expired"), 1, False)
-    world.node.flush()
-    assert [m.start for m in bob.take() if type(m) is Probe] == [1]
-
-
 def test_what_is_stored_while_the_last_page_is_read_follows_it_from_memory(world):
     mailbox = flaky(world)
     alice = world.client("alice")

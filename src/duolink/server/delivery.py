@@ -191,11 +191,13 @@ class Delivery:
 
     # --- what happens ------------------------------------------------------------------------
 
-    def kept(self, stream: Stream, row: Row, base: int, handed: bool) -> None:
+    def kept(self, stream: Stream, row: Row, handed: bool) -> None:
         """A row is stored. `handed`: an earlier copy of it went to this connection."""
         backlog = self._streams.get(stream)
         if backlog is None:
-            backlog = Backlog(stream, min(base, row.seq) - 1, row.seq - 1)
+            # What is below was finished with: else it was listed, or has been stored on this connection.
+            # (Not what the sender knows to be settled: a user's client may have joined since.)
+            backlog = Backlog(stream, row.seq - 1, row.seq - 1)
             self._add(backlog, caught_up=self.listed)
         backlog.top = max(backlog.top, row.last)
         if handed and row.seq <= backlog.sent + 1:

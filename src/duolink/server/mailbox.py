@@ -89,7 +89,7 @@ class Mailboxes:
         connection.storing += 1
         base = max(message.base, settled_of(session, flow, message.lane) + 1)
         handed_to = target if handed else None
-        done = partial(self._done, connection, session, stream, row, base, handed_to)
+        done = partial(self._done, connection, session, stream, row, handed_to)
         self.engine.store(stream, row, base, done)
 
     def _begins(self, stream: Stream) -> None:
@@ -131,7 +131,6 @@ class Mailboxes:
         session: Session,
         stream: Stream,
         row: Row,
-        base: int,
         handed_to: "Connection | None",
         result: StoreResult | Failure,
     ) -> None:
@@ -144,14 +143,14 @@ class Mailboxes:
         elif result.verdict is Verdict.KEPT:
             self._counts.stored += 1
             for delivery in self._deliveries(stream.receiver):
-                delivery.kept(stream, row, base, delivery.connection is handed_to)
+                delivery.kept(stream, row, delivery.connection is handed_to)
             key = session, stream
             self._stored[key] = max(self._stored.get(key, 0), result.standing.stored)
             self._tell_later()
         elif result.verdict is Verdict.FULL:
             loss = Row(row.seq, row.last, reason=LossReason.MAILBOX_FULL)
             for delivery in self._deliveries(stream.receiver):
-                delivery.kept(stream, loss, base, delivery.connection is handed_to)
+                delivery.kept(stream, loss, delivery.connection is handed_to)
             if connection.session is session:
                 connection.error(
                     ErrorCode.MAILBOX_FULL,
