@@ -372,7 +372,6 @@ def test_a_store_that_fails_after_its_number_was_acknowledged_leaves_nothing_beh
         alice.user.session,
         Stream("bob", "alice", "messages", alice.welcome.run),
         Row(1, 1, b"{}"),
-        1,
         None,
         Failure("gone"),
     )

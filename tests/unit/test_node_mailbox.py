@@ -499,7 +499,7 @@ def test_an_answer_for_a_connection_that_has_gone_is_not_told(world, result):
     from duolink.engines.base import Row
 
     answer = StoreResult(result) if result is not None else Failure("gone")
-    world.node.mailboxes._done(alice.user, session, stream, Row(1, 1, b"{}"), 1, None, answer)
+    world.node.mailboxes._done(alice.user, session, stream, Row(1, 1, b"{}"), None, answer)
     world.turn()
     assert alice.user.storing == 0 and not world.node.mailboxes._under_way
     world.advance(60)
