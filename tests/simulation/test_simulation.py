@@ -44,7 +44,6 @@ SOMETIMES = (
     "message waited for what the mailbox has",
     "receiver heard lost(expired)",
     "receiver heard lost(gone)",
-    "receiver heard lost(sender_restarted)",
     "sender heard lost",
     "sender heard perhaps",
     "channel recovered",

@@ -407,7 +407,8 @@ class Outbound:
             if entry.reason:
                 run.append(entry)
                 continue
-            process = self.process if self.sure else 0
+            # Where a path other than the server's leads, the server has told at another time.
+            process = self.process if self.sure and server else 0
             if entry.process != process:
                 entry.process = process if entry.process == _NOBODY else _SEVERAL
             yield LinkMessage(
