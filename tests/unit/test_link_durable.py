@@ -424,3 +424,39 @@ def test_one_bodys_bytes_count_until_it_is_stored() -> None:
     a.turn()
     a.hear(stored(1))
     assert a.link.has_room(9) and seqs(a.at(AFTER)) == [2]
+
+
+# --- another database ------------------------------------------------------------------------------
+
+
+def test_what_another_database_has_forgotten_is_skipped_as_lost() -> None:
+    """1–3 were stored, and the server comes back with an empty database: without their bodies nobody can fill
+    the hole, and 4 would wait for ever."""
+    a = Durable()
+    a.send(b"1", b"2", b"3")
+    a.hear(stored(3))
+    a.send(b"4")
+    out = a.hear(Ack(run=RUN, seq=0, sender="B", want=True, kept=0))
+    assert copies(out) == [((1, 3), False), (4, False)]
+    assert [m.reason for m in out if isinstance(m, Skip)] == ["storage_lost"]
+    assert a.link.unsettled == 4, "what became of them, their receiver is to say"
+
+
+def test_what_the_receiver_has_of_it_is_delivered_all_the_same() -> None:
+    a = Durable()
+    a.send(b"1", b"2")
+    a.hear(stored(2))
+    a.hear(Ack(run=RUN, seq=0, sender="B", want=True, kept=0))
+    a.events.clear()
+    a.hear(Ack(run=RUN, seq=2, sender="B", lost=[LostRange(2, 2, "storage_lost")], by=3))
+    assert a.heard() == [(1, "delivered", True), (2, "storage_lost", False)]
+
+
+def test_a_mailbox_that_has_what_it_had_loses_nothing() -> None:
+    a = Durable()
+    a.send(b"1", b"2")
+    a.hear(stored(2))
+    assert copies(a.hear(Ack(run=RUN, seq=0, sender="B", received=2, kept=2))) == []
+    assert copies(a.hear(Ack(run=RUN, seq=0, sender="B", want=True))) == [], (
+        "a receiver's word is no mailbox's"
+    )

@@ -380,6 +380,8 @@ class Link:
         received = sending.outbound.received
         opened = self._opened
         self._acknowledged(sending, sending.outbound.acknowledge(ack), received, now)
+        if isinstance(ack.kept, int) and path == SERVER:
+            self._events += sending.outbound.forgotten(ack.kept)
         if ack.want and path == SERVER:
             self._opened = opened  # a mailbox asks, too, for a process that knows nothing of this run
         if ack.limit and path != SERVER:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from msgspec import UNSET, UnsetType
+
 from duolink.engines.base import Failure, Mailbox, Row, Standing, StoreResult, Stream, Verdict
 from duolink.protocol import codec, limits
 from duolink.protocol.codec import encode, encode_binary
@@ -252,10 +254,18 @@ class Mailboxes:
             if hole == standing.stored and self.node.now < when + ASK_AGAIN:
                 return
             flow.asked[stream.lane] = standing.stored, self.node.now
-        self._acknowledge(session.connection, stream, standing, want=True)
+        self._acknowledge(session.connection, stream, standing, want=True, kept=standing.stored)
 
-    def _acknowledge(self, connection: "Connection", stream: Stream, standing: Standing, want: bool) -> None:
-        """Acknowledge for a receiver, as its mailbox knows."""
+    def _acknowledge(
+        self,
+        connection: "Connection",
+        stream: Stream,
+        standing: Standing,
+        want: bool,
+        kept: int | UnsetType = UNSET,
+    ) -> None:
+        """Acknowledge for a receiver, as its mailbox knows. `kept`: up to where that has everything, if it
+        was asked."""
         received = standing.stored if standing.stored > standing.settled else 0
         ack = Ack(
             run=stream.run,
@@ -266,6 +276,7 @@ class Mailboxes:
             want=want,
             lost=list(standing.lost),
             by=standing.by,
+            kept=kept if self.durable else UNSET,
         )
         connection.send(encode(ack))
         self._counts.ack_out += 1
@@ -311,15 +322,18 @@ class Mailboxes:
             self._asking.discard((connection, stream))
             if connection.session is not session:
                 return
+            kept: int | UnsetType = UNSET
             if isinstance(standing, Failure):
                 standing = Standing(settled, settled)
+            else:
+                kept = max(standing.stored, settled)
             stored = max(standing.stored, settled)
             known = standing._replace(stored=stored, settled=max(standing.settled, settled))
             if self.durable and stored >= probe.base:
                 connection.tell(Stored(to=stream.receiver, run=stream.run, seq=stored, lane=stream.lane))
             target = flow.party.connection
             if target is None:
-                self._acknowledge(connection, stream, known, want=stored < probe.seq)
+                self._acknowledge(connection, stream, known, stored < probe.seq, kept)
                 return
             if known.settled >= probe.base:
                 self._acknowledge(connection, stream, known, want=False)
@@ -361,7 +375,7 @@ class Mailboxes:
             flow.checked[stream.lane] = run
             settled = max(standing.settled, base - 1)
             known = standing._replace(stored=settled, settled=settled)
-            self._acknowledge(connection, stream, known, want=True)
+            self._acknowledge(connection, stream, known, True, kept=max(standing.stored, settled))
 
         self.engine.standing(stream, done)
 
