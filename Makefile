@@ -24,7 +24,7 @@ demo: $(stamp) ## Play a conversation with a cut and a restart, and explain it
 	@exec $(bin)/duolink demo
 
 test: $(stamp) ## Run the tests, with coverage and its thresholds
-	$(bin)/pytest -n 2 --dist worksteal --cov --cov-report= --ignore=tests/simulation
+	$(bin)/pytest -n 3 --dist worksteal --cov --cov-report= --ignore=tests/simulation
 	@echo "Seeded worlds (measured for nothing but their promises: tracing would make them five times slower):"
 	$(bin)/pytest -n 2 --dist worksteal tests/simulation
 	@echo "Coverage of the protocol core (must be 100 %):"

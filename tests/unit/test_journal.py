@@ -752,6 +752,23 @@ def test_the_server_knows_better_where_another_process_was() -> None:
     assert [event.message.seq for event in events] == [8]
 
 
+def test_a_lane_without_a_cursor_begins_at_a_later_start_and_keeps_nothing_of_what_is_below() -> None:
+    link = Link("bob", 5, journaled=True)
+    link.path_up("server", PathKind.SERVER, 0.0)
+    link.receive(Probe(run=7, seq=0, base=1, start=1), "server", 0.0)
+    link.receive(Probe(run=7, seq=3, base=1, start=4), "server", 0.0)
+    message = LinkMessage(run=7, seq=4, base=1, data=Raw(b"4"))
+    link.receive(message, "server", 0.0)
+    events: list[Any] = link.events()
+    assert [event.message.seq for event in events] == [4]
+    assert link.cursor_changes() == []
+    acks: list[Any] = [ack for _, ack in link.take(1.0)]
+    assert [(ack.seq, ack.received) for ack in acks] == [(3, 4)], "4 is in no journal yet"
+    link.finish(message, 1.0)
+    ((_, cursor),) = link.cursor_changes()
+    assert cursor.finished == 4
+
+
 def test_cursors_of_an_older_run_do_not_count() -> None:
     link = Link("bob", 5, journaled=True)
     cursors = (SavedCursor("bob", "", "messages", 7, 3, ()), SavedCursor("bob", "", "bulk", 9, 4, ()))

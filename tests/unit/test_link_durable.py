@@ -461,6 +461,8 @@ def test_what_another_database_has_forgotten_is_skipped_as_lost() -> None:
     assert copies(out) == [((1, 3), False), (4, False)]
     assert [m.reason for m in out if isinstance(m, Skip)] == ["storage_lost"]
     assert a.link.unsettled == 4, "what became of them, their receiver is to say"
+    out = a.hear(Ack(run=RUN, seq=0, sender="B", want=True, kept=0))
+    assert copies(out) == [((1, 3), False), (4, False)], "the same, once more"
 
 
 def test_what_the_receiver_has_of_it_is_delivered_all_the_same() -> None:
