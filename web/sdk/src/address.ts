@@ -1,0 +1,24 @@
+/** Where a server is: the URL a user gives, checked. */
+
+/** Names of query parameters that somebody writes who takes this for another protocol; proxies log them. */
+const SECRETS = ["token", "access_token", "jwt"];
+
+/** Return the URL to open: `ws://` or `wss://`; without a path it is `/ws`. Throws `RangeError` for what is
+ * no such URL, and for one with credentials: a token never travels in a URL. */
+export function parseAddress(url: string): string {
+  let parts: URL;
+  try {
+    parts = new URL(url);
+  } catch {
+    throw new RangeError(`${JSON.stringify(url)} is no address: expected ws:// or wss://`);
+  }
+  if (parts.protocol !== "ws:" && parts.protocol !== "wss:") {
+    throw new RangeError(`${JSON.stringify(url)} is no address: expected ws:// or wss://`);
+  }
+  const secret = [...parts.searchParams.keys()].some((name) => SECRETS.includes(name.toLowerCase()));
+  if (parts.username || parts.password || parts.hash || secret) {
+    throw new RangeError("an address has no user name, password, token or fragment; a token is given apart");
+  }
+  if (parts.pathname === "/") parts.pathname = "/ws";
+  return parts.href;
+}
