@@ -180,7 +180,7 @@ export class Link implements AsyncIterable<Message> {
     return this._machine().hasRoom(isBinary(body) ? body.length : body.size, how.lane);
   }
 
-  private async _number(body: Body, how: Submission): Promise<Sent> {
+  private _number(body: Body, how: Submission): Sent | Promise<Sent> {
     this._client._checkOpen();
     if (this._hasRoom(body, how)) return this._submit(body, how);
     const sent = new Deferred<Sent>();
