@@ -19,9 +19,9 @@ import { type Body, encode, Sent, valueIn } from "./message.js";
 import { Page } from "./page.js";
 import { isId, sizeOf } from "./protocol/codec.js";
 import { mayReconnect } from "./protocol/codes.js";
-import { type Command, TooManyCommands } from "./protocol/commands.js";
+import type { Command } from "./protocol/commands.js";
 import type { Answered, SessionEvent, State } from "./protocol/events.js";
-import { MAX_CHANNEL, MAX_MESSAGE, MAX_WATCHED } from "./protocol/limits.js";
+import { MAX_CHANNEL, MAX_MESSAGE, MAX_PENDING, MAX_WATCHED } from "./protocol/limits.js";
 import type { Link as Machine } from "./protocol/link.js";
 import type { Ephemeral, Signal, Welcome } from "./protocol/messages.js";
 import { DEFAULTS, type Options } from "./protocol/options.js";
@@ -91,6 +91,7 @@ export class Client {
   private _names = 0;
   private _unsafe = 0; // numbered, and neither stored nor settled
   private _abandoned = 0; // of those, how many the end of the client has cut off
+  private readonly _commandsWaiting: Deferred<void>[] = []; // for their answers, and from `MAX_PENDING` on for room
   private readonly _listeners = new Set<(event: Event) => unknown>();
   private readonly _events = new Set<EventStream<Event>>();
 
@@ -362,7 +363,12 @@ export class Client {
     this._checkOpen();
     const answer = new Deferred<Answered>();
     const stop = answer.expire(patience, () => timedOut(patience));
+    const waiting = this._commandsWaiting;
+    const turn = new Deferred<void>();
+    if (waiting.push(turn) <= MAX_PENDING) turn.resolve();
     try {
+      await Promise.race([turn.promise, answer.promise]);
+      this._checkOpen();
       this._session.command(message, answer, this._now());
       this._flush();
       const answered = await answer.promise;
@@ -371,10 +377,10 @@ export class Client {
       if (this._ended) throw this._ending();
       if (refusal.code === "conflict") throw new Conflict(refusal.version);
       throw new CommandFailed(refusal.code, refusal.message);
-    } catch (error) {
-      throw error instanceof TooManyCommands ? new CommandFailed("limit", error.message) : error;
     } finally {
       stop();
+      waiting.splice(waiting.indexOf(turn), 1);
+      waiting[MAX_PENDING - 1]?.resolve();
       this._session.commands.forget(answer);
     }
   }
