@@ -3,7 +3,7 @@
 
 import { CommandFailed } from "./errors.js";
 import type { Page } from "./page.js";
-import { CloseCode } from "./protocol/codes.js";
+import { ABNORMAL } from "./protocol/codes.js";
 import type { Action, SessionEvent } from "./protocol/events.js";
 import { CLOCK_JUMP } from "./protocol/limits.js";
 import { type Message, make } from "./protocol/messages.js";
@@ -197,7 +197,7 @@ export class Driver implements TransportUser {
   private _lookAtDeadlines(now: number): void {
     if (now >= this._openBy) {
       this._giveUpOpening();
-      this.session.lost(CloseCode.ABNORMAL, `no connection within ${CONNECT_TIMEOUT} s`, now);
+      this.session.lost(ABNORMAL, `no connection within ${CONNECT_TIMEOUT} s`, now);
     }
     if (now >= this._renewAt) {
       this._renewAt = Infinity;
@@ -264,7 +264,7 @@ export class Driver implements TransportUser {
 
   private _failed(reason: string): void {
     this._giveUpOpening();
-    this.session.lost(CloseCode.ABNORMAL, reason, this.now());
+    this.session.lost(ABNORMAL, reason, this.now());
     this._turn();
   }
 

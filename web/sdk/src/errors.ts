@@ -1,20 +1,24 @@
 /** What can go wrong for a user of the client: one class per ending, all of them `DuolinkError`. */
 
-import { CloseCode } from "./protocol/codes.js";
+import { NORMAL } from "./protocol/codes.js";
 
 /** The base of everything this package throws on its own account (besides `RangeError` for impossible
  * names). */
 export class DuolinkError extends Error {
-  override name = "DuolinkError";
+  override get name(): string {
+    return "DuolinkError";
+  }
 }
 
 /** The client is closed: by its user, or for good by the server. `code` is the close code. */
 export class ClientClosed extends DuolinkError {
-  override name = "ClientClosed";
+  override get name(): string {
+    return "ClientClosed";
+  }
 
   constructor(
     readonly reason: string = "the client is closed",
-    readonly code: number = CloseCode.NORMAL,
+    readonly code: number = NORMAL,
     message: string = reason,
   ) {
     super(message);
@@ -24,7 +28,9 @@ export class ClientClosed extends DuolinkError {
 /** The server does not want this client, and coming back would not help. `error` is the server's error code
  * (`duplicate`, `superseded`, `unauthorized`, …) where it gave one. */
 export class Refused extends ClientClosed {
-  override name = "Refused";
+  override get name(): string {
+    return "Refused";
+  }
 
   constructor(
     code: number,
@@ -38,7 +44,9 @@ export class Refused extends ClientClosed {
 
 /** A first connect has been tried in vain as often as its options say. */
 export class Unreachable extends DuolinkError {
-  override name = "Unreachable";
+  override get name(): string {
+    return "Unreachable";
+  }
 
   constructor(
     readonly url: string,
@@ -50,7 +58,9 @@ export class Unreachable extends DuolinkError {
 
 /** The client left before `count` of its messages were stored or settled: their end is not known. */
 export class Unsettled extends DuolinkError {
-  override name = "Unsettled";
+  override get name(): string {
+    return "Unsettled";
+  }
 
   constructor(readonly count: number) {
     const messages = count === 1 ? "message was" : "messages were";
@@ -62,7 +72,9 @@ export class Unsettled extends DuolinkError {
  * the client. Without `certain` it may have been delivered all the same: a copy was out when its end
  * became unknowable. */
 export class Lost extends DuolinkError {
-  override name = "Lost";
+  override get name(): string {
+    return "Lost";
+  }
 
   constructor(
     readonly reason: string,
@@ -74,28 +86,38 @@ export class Lost extends DuolinkError {
 
 /** There is no room for another message before something is stored or settled. */
 export class WindowFull extends DuolinkError {
-  override name = "WindowFull";
+  override get name(): string {
+    return "WindowFull";
+  }
 }
 
 /** Data that cannot travel. */
 export class InvalidData extends DuolinkError {
-  override name = "InvalidData";
+  override get name(): string {
+    return "InvalidData";
+  }
 }
 
 /** The other side answered that it failed; the text is its own. Thrown by a request handler, it is the
  * answer, with its text; any other error is reported here, and the peer hears only that it failed. */
 export class RequestFailed extends DuolinkError {
-  override name = "RequestFailed";
+  override get name(): string {
+    return "RequestFailed";
+  }
 }
 
 /** No answer came in time. The request may have been handled all the same. */
 export class RequestTimeout extends DuolinkError {
-  override name = "RequestTimeout";
+  override get name(): string {
+    return "RequestTimeout";
+  }
 }
 
 /** The server refused a command; `code` is an error code of docs/protocol.md §5. */
 export class CommandFailed extends DuolinkError {
-  override name = "CommandFailed";
+  override get name(): string {
+    return "CommandFailed";
+  }
 
   constructor(
     readonly code: string,
@@ -108,7 +130,9 @@ export class CommandFailed extends DuolinkError {
 /** A write to the shared state expected another version than the name has: `version` (0: it is not there).
  * Nothing was done. */
 export class Conflict extends CommandFailed {
-  override name = "Conflict";
+  override get name(): string {
+    return "Conflict";
+  }
 
   constructor(readonly version: number) {
     super("conflict", version ? `the name has version ${version}` : "the name is not there");
@@ -117,10 +141,14 @@ export class Conflict extends CommandFailed {
 
 /** The server has not answered a command in time; whether it did it is not known. */
 export class CommandTimeout extends DuolinkError {
-  override name = "CommandTimeout";
+  override get name(): string {
+    return "CommandTimeout";
+  }
 }
 
 /** Somebody reads this stream already: messages go to one reader at a time. */
 export class Busy extends DuolinkError {
-  override name = "Busy";
+  override get name(): string {
+    return "Busy";
+  }
 }

@@ -50,7 +50,7 @@ export type {
 } from "./events.js";
 export { type DataHandler, Link, type RequestOptions, type SendOptions } from "./link.js";
 export { type Fate, Message, Sent } from "./message.js";
-export { CloseCode, type LossReason, type PeerState } from "./protocol/codes.js";
+export type { LossReason, PeerState } from "./protocol/codes.js";
 export type { Options } from "./protocol/options.js";
 export { type Position, Publication } from "./publication.js";
 export { type Entry, StateDeleted, StateSet } from "./state.js";

@@ -1,7 +1,7 @@
 /** The border between a client and its sockets: what a transport can do, what it tells its user, and how a
  * WebSocket is one. */
 
-import { CloseCode } from "./protocol/codes.js";
+import { ABNORMAL, MESSAGE_TOO_BIG, NO_CODE, NORMAL } from "./protocol/codes.js";
 import { MAX_PAYLOAD, MAX_REASON } from "./protocol/limits.js";
 
 /** Bytes unsent above which a transport is congested, and applications wait: one full payload. */
@@ -79,7 +79,7 @@ class WebSocketTransport implements Transport {
       this._trouble = message ?? "";
     });
     socket.addEventListener("close", ({ code, reason }) => {
-      this._end(code || CloseCode.ABNORMAL, reason || this._trouble);
+      this._end(code || ABNORMAL, reason || this._trouble);
       this._leave();
     });
   }
@@ -101,15 +101,15 @@ class WebSocketTransport implements Transport {
   abort(): void {
     if (this._gone) return;
     if (this._socket.terminate) this._socket.terminate();
-    else this._close(CloseCode.NO_CODE, "");
+    else this._close(NO_CODE, "");
     // A browser would wait for the far end's answer, which may never come.
-    this._end(CloseCode.ABNORMAL, "cut off");
+    this._end(ABNORMAL, "cut off");
     this._leave();
   }
 
   private _close(code: number, reason: string): void {
     // A browser takes 1000 and those from 3000 on only (HTML, WebSocket.close).
-    if (code === CloseCode.NORMAL || code >= 3000) this._socket.close(code, reason.slice(0, MAX_REASON / 3));
+    if (code === NORMAL || code >= 3000) this._socket.close(code, reason.slice(0, MAX_REASON / 3));
     else this._socket.close();
   }
 
@@ -117,8 +117,8 @@ class WebSocketTransport implements Transport {
     if (this._ended) return;
     const payload = typeof data === "string" ? data : new Uint8Array(data);
     if (payload.length > MAX_PAYLOAD) {
-      this._close(CloseCode.NO_CODE, "");
-      this._end(CloseCode.MESSAGE_TOO_BIG, `a payload has at most ${MAX_PAYLOAD} bytes`);
+      this._close(NO_CODE, "");
+      this._end(MESSAGE_TOO_BIG, `a payload has at most ${MAX_PAYLOAD} bytes`);
     } else this._user.received(this, payload);
   }
 

@@ -124,7 +124,7 @@ export class Decoder {
     try {
       return read(type as Type, object);
     } catch (error) {
-      if (error instanceof Invalid) return new Malformed("malformed", `${type}: ${error.message}`);
+      if (error instanceof Invalid) return new Malformed("malformed", `a field of ${type}`);
       throw error;
     }
   }

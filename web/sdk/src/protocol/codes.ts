@@ -1,44 +1,19 @@
 /** Close codes, error codes and loss reasons: numbers and words that decide what happens next. */
 
-/** Why a connection ended (RFC 6455 §7.4; 3000 and up are ours). The range decides whether the other side
- * comes back: see `mayReconnect`. */
-export const CloseCode = {
-  NORMAL: 1000,
-  GOING_AWAY: 1001,
-  PROTOCOL_ERROR: 1002,
-  /** What a WebSocket reports for a close frame without a code (RFC 6455 §7.1.5). */
-  NO_CODE: 1005,
-  /** Never on the wire: the transport just ended. */
-  ABNORMAL: 1006,
-  POLICY_VIOLATION: 1008,
-  MESSAGE_TOO_BIG: 1009,
-  INTERNAL_ERROR: 1011,
-  SERVICE_RESTART: 1012,
-  TRY_AGAIN_LATER: 1013,
-  /** The outgoing buffer reached its bound; resume and recover. */
-  SLOW_CONSUMER: 3001,
-  /** Three pings in a row had no answer. */
-  HEARTBEAT_LOST: 3002,
-  /** Come back with a fresh token. */
-  TOKEN_EXPIRED: 3003,
-  /** No whole `hello`, or no `welcome`, within the deadline. */
-  HELLO_TIMEOUT: 3004,
-  /** Not admitted now. */
-  OVERLOADED: 3005,
-  /** A newer connection of the same session took over. */
-  REPLACED_CONNECTION: 3006,
-  IDLE_TIMEOUT: 3007,
-  /** From here on: do not come back. The token is missing, invalid, or of another client. */
-  UNAUTHORIZED: 3500,
-  /** The client id is in use by a connection that answers. */
-  DUPLICATE: 3501,
-  /** A newer process of the same client took over: this one is fenced. */
-  SUPERSEDED: 3502,
-  WRONG_VERSION: 3503,
-  BAD_HELLO: 3504,
-  /** The application or an operator sent this client away. */
-  DISCONNECTED: 3505,
-} as const;
+// Why a connection ended (RFC 6455 §7.4; 3000 and up are ours), as far as a client says or asks it; all of them stand
+// in docs/protocol.md §5. The range decides whether the other side comes back: see `mayReconnect`.
+
+export const NORMAL = 1000;
+export const PROTOCOL_ERROR = 1002;
+/** What a WebSocket reports for a close frame without a code (RFC 6455 §7.1.5). */
+export const NO_CODE = 1005;
+/** Never on the wire: the transport just ended. */
+export const ABNORMAL = 1006;
+export const MESSAGE_TOO_BIG = 1009;
+/** Three pings in a row had no answer. */
+export const HEARTBEAT_LOST = 3002;
+/** No `welcome` within the deadline. */
+export const HELLO_TIMEOUT = 3004;
 
 const RECONNECT: readonly number[] = [1000, 1001, 1005, 1006, 1011, 1012, 1013];
 

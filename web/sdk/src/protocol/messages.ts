@@ -16,7 +16,7 @@ import {
   MAX_TOKEN,
 } from "./limits.js";
 
-/** A value that is not what its field wants; the text is for people. */
+/** A value that is not what its field wants. */
 export class Invalid extends Error {}
 
 type Read<T> = (value: unknown) => T;
@@ -46,7 +46,7 @@ const integer =
     if (Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most) {
       return value as number;
     }
-    throw new Invalid("not an integer within its bounds");
+    throw new Invalid();
   };
 
 /** A text of `least` … `most` characters (code points). */
@@ -56,12 +56,12 @@ const text =
     if (typeof value === "string" && value.length >= least) {
       if (value.length <= most || (value.length <= 2 * most && [...value].length <= most)) return value;
     }
-    throw new Invalid("not a text within its bounds");
+    throw new Invalid();
   };
 
 const boolean: Read<boolean> = (value) => {
   if (typeof value === "boolean") return value;
-  throw new Invalid("not a boolean");
+  throw new Invalid();
 };
 
 const anything: Read<unknown> = (value) => value;
@@ -70,7 +70,7 @@ const list =
   <T>(read: Read<T>, most = Infinity): Read<readonly T[]> =>
   (value) => {
     if (Array.isArray(value) && value.length <= most) return value.map(read);
-    throw new Invalid("not a list within its bounds");
+    throw new Invalid();
   };
 
 const struct =
@@ -79,7 +79,7 @@ const struct =
     if (typeof value === "object" && value !== null && !Array.isArray(value)) {
       return readFields(fields, value as Record<string, unknown>) as ObjectOf<S>;
     }
-    throw new Invalid("not an object");
+    throw new Invalid();
   };
 
 const needed = <T>(read: Read<T>): Needed<T> => ({ read, needed: true });
@@ -135,7 +135,7 @@ const gap = optional<Gap | null>(
 );
 const lost = optional(
   list((value): LostRange => {
-    if (!Array.isArray(value)) throw new Invalid("not a range");
+    if (!Array.isArray(value)) throw new Invalid();
     return [integer(1)(value[0]), integer(1)(value[1]), text(1024)(value[2])];
   }, 1024),
   [],
@@ -387,8 +387,8 @@ function readFields(fields: Fields, object: Record<string, unknown>): Record<str
     const field = fields[name] as Field;
     const value = object[name];
     if (value !== undefined) result[name] = field.read(value);
-    else if ("needed" in field) throw new Invalid(`no ${name}`);
-    else result[name] = field.initial;
+    else if ("initial" in field) result[name] = field.initial;
+    else throw new Invalid();
   }
   return result;
 }

@@ -18,7 +18,15 @@ import {
   SERVER,
   utf8Length,
 } from "./codec.js";
-import { CloseCode, mayReconnect } from "./codes.js";
+import {
+  ABNORMAL,
+  HEARTBEAT_LOST,
+  HELLO_TIMEOUT,
+  mayReconnect,
+  NO_CODE,
+  NORMAL,
+  PROTOCOL_ERROR,
+} from "./codes.js";
 import { type Command, Commands } from "./commands.js";
 import {
   type Action,
@@ -185,7 +193,7 @@ export class Session {
   }
 
   /** Leave: acknowledgements go out, then a goodbye, which ends the session. */
-  close(now: number, code: number = CloseCode.NORMAL, reason = ""): void {
+  close(now: number, code: number = NORMAL, reason = ""): void {
     if (this._online) {
       this.hurry(now);
       this._gather(now);
@@ -199,7 +207,7 @@ export class Session {
   /** The transport that `open` asked for is there. */
   opened(token: string, now: number): void {
     if (this.state === "closed") {
-      this._actions.push({ kind: "close", code: CloseCode.NORMAL, reason: "the client was closed" });
+      this._actions.push({ kind: "close", code: NORMAL, reason: "the client was closed" });
       return;
     }
     this._transport = true;
@@ -243,7 +251,7 @@ export class Session {
     }
     const error = this._refusal;
     this._refusal = "";
-    if ((code === CloseCode.ABNORMAL || code === CloseCode.NO_CODE) && this._goodbye) code = this._goodbye;
+    if ((code === ABNORMAL || code === NO_CODE) && this._goodbye) code = this._goodbye;
     this._goodbye = 0;
     const first = this.state === "connecting";
     if (!mayReconnect(code)) {
@@ -362,7 +370,7 @@ export class Session {
     if (this._online || !this._transport) return;
     if (this.run && welcome.run !== this.run) {
       this._trouble("run", "the server changed this process's run");
-      this._drop(CloseCode.PROTOCOL_ERROR, "another run", now);
+      this._drop(PROTOCOL_ERROR, "another run", now);
       return;
     }
     this.welcome = welcome;
@@ -467,14 +475,14 @@ export class Session {
       this._resubscribeAt = Infinity;
       this.subscriptions.retry();
     }
-    if (now >= this._helloBy) this._drop(CloseCode.HELLO_TIMEOUT, "no welcome", now);
+    if (now >= this._helloBy) this._drop(HELLO_TIMEOUT, "no welcome", now);
     if (this.state === "reconnecting" && now >= this._lostAt + this.options.resumeWindow)
       this._change("offline");
     const beat = this._heartbeat?.poll(now);
     if (beat === "ping") {
       this._pings += 1;
       this._out.push(make("ping", { id: this._pings }));
-    } else if (beat === "lost") this._drop(CloseCode.HEARTBEAT_LOST, "the server does not answer", now);
+    } else if (beat === "lost") this._drop(HEARTBEAT_LOST, "the server does not answer", now);
   }
 
   private _gather(now: number): void {
