@@ -57,6 +57,7 @@ const SUBPROTOCOL = "duolink";
 /** A WebSocket as a transport. */
 class WebSocketTransport implements Transport {
   private readonly _socket: WebSocketLike;
+  private _open = false; // it was
   private _ended = false; // the user has heard `closed`, or asked for it
   private _gone = false;
   private _congested = false;
@@ -71,12 +72,17 @@ class WebSocketTransport implements Transport {
     this._socket = socket;
     socket.binaryType = "arraybuffer";
     socket.addEventListener("open", () => {
+      this._open = true;
       if (!this._ended) this._user.opened(this);
     });
     socket.addEventListener("message", ({ data }) => this._received(data));
     // A browser does not say what went wrong; others do.
     socket.addEventListener("error", ({ message }) => {
       this._trouble = message ?? "";
+      if (this._open) return;
+      // `close` should follow, but of a socket that could not be opened Node's tells only this.
+      this._end(ABNORMAL, this._trouble);
+      this._leave();
     });
     socket.addEventListener("close", ({ code, reason }) => {
       this._end(code || ABNORMAL, reason || this._trouble);

@@ -68,6 +68,7 @@ test("it carries texts and bytes, and says how it ended", () => {
 test("one that could not be opened says why, if it knows", () => {
   const { socket, heard } = dial();
   socket.fire("error", { message: "connection refused" });
+  expect(heard).toEqual([["closed", 1006, "connection refused"], "gone"]); // Node's tells no close
   socket.fire("close", { code: 1006, reason: "" });
   expect(heard).toEqual([["closed", 1006, "connection refused"], "gone"]);
 });
