@@ -159,11 +159,6 @@ export class Client {
     if (this._abandoned) throw new Unsettled(this._abandoned);
   }
 
-  /** As `close`, for `await using`. */
-  async [(Symbol.asyncDispose ?? "asyncDispose") as typeof Symbol.asyncDispose](): Promise<void> {
-    await this.close();
-  }
-
   /** Cut the connection off, as a network would; the client comes back by itself. For tests and
    * demonstrations. */
   cut(): void {
