@@ -20,7 +20,7 @@ async def main(me, other, url="ws://127.0.0.1:8080/ws"):
                 await asyncio.sleep(0.1)  # the window, in numbers and bytes, is full
 
     hello = dict(type="hello", protocol=1, client_id=me, watch=[other])
-    unsettled, run, got, reading = {}, 0, 0, None  # number → message; their run, and what is printed of it
+    unsettled, run, at, reading = {}, 0, 0, None  # number → message; their run, and what is printed of it
     async for socket in websockets.connect(url):  # with exponential backoff
         with suppress(websockets.ConnectionClosed):
             await socket.send(dumps(hello))
@@ -35,11 +35,11 @@ async def main(me, other, url="ws://127.0.0.1:8080/ws"):
                     elif kind == "ack" and message["run"] == hello["run"]:
                         unsettled = {number: line for number, line in unsettled.items() if number > seq}
                     elif "base" in message and message["from"] == other and message.get("lane") != "bulk":
-                        run, got = max((run, got), (message["run"], message.get("start", message["base"]) - 1))
-                        if kind != "probe" and (message["run"], seq) == (run, got + 1):
+                        run, at = max((run, at), (message["run"], message.get("start", message["base"]) - 1))
+                        if kind != "probe" and (message["run"], seq) == (run, at + 1):
                             print(message.get("data", f"({message.get('reason', 'bytes')})"), flush=True)
-                            got = message.get("last", seq)
-                        await socket.send(dumps(dict(type="ack", to=other, run=run, seq=got, want=seq > got)))
+                            at = message.get("last", seq)
+                        await socket.send(dumps(dict(type="ack", to=other, run=run, seq=at, want=seq > at)))
                     if unsettled and (kind == "peer" or message.get("want")):  # they are back, or ask for it
                         await socket.send("\n".join(unsettled.values()))
         if socket.close_code >= 3500 or socket.close_code in (1002, 1003, 1007, 1008, 1009, 1010):

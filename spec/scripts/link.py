@@ -196,10 +196,11 @@ HISTORIES: list[tuple[str, str, list[Step]]] = [
     (
         "[7] a new run begins through the server and ends the old one",
         "B restarts: its new run's 1 on a data channel is dropped; through the server it is taken; 2 of the old "
-        "run was missing, 3 was held: lost (sender_restarted), then 3, then the new run; old numbers are dropped.",
+        "run was missing, 3 was held: lost (sender_restarted), then 3, then the new run; old numbers are dropped, and "
+        "acknowledged as far as the application has finished with them, whenever that is.",
         [
             up(0), message(0, 1), message(0, 3), *proven(0.1), message(0.2, 1, path="d1", run=9), message(0.3, 1, run=9),
-            message(0.4, 2), done(0.5, 1, run=9), *tick(0.52),
+            message(0.4, 2), done(0.5, 1, run=9), *tick(0.52), done(0.6, 1), done(0.6, 3), *tick(0.62), message(0.7, 3),
         ],
     ),
     (
@@ -371,12 +372,21 @@ DURABLE: list[tuple[str, str, dict[str, Any], list[Step]]] = [
         ],
     ),
     (
-        "a receiver that knows the run ignores the start",
-        "It is further than its last acknowledgement says, or not so far: neither skips nor repeats.",
+        "a receiver that knows the run goes on where it is",
+        "It is further than its last acknowledgement says: a start at or below what it expects is no news.",
         {},
         [
-            up(0), message(0, 1), done(0, 1), *tick(0.02), message(1, 2), hear(1.1, "probe", **{"from": "B"}, run=PEER_RUN, seq=3, base=1, start=4),
+            up(0), message(0, 1), done(0, 1), *tick(0.02), message(1, 2), hear(1.1, "probe", **{"from": "B"}, run=PEER_RUN, seq=1, base=1, start=2),
             message(1.2, 3), done(1.3, 2), done(1.3, 3), *tick(1.4),
+        ],
+    ),
+    (
+        "what lies below the start and has not come is lost",
+        "A server without memory was restarted, and its mailbox begins at 4: 2 and 3 will not come. The ack says so.",
+        {},
+        [
+            up(0), message(0, 1), done(0, 1), *tick(0.02), hear(1, "probe", **{"from": "B"}, run=PEER_RUN, seq=3, base=1, start=4),
+            message(1.2, 4), done(1.3, 4), *tick(1.4),
         ],
     ),
     (
@@ -397,7 +407,9 @@ DURABLE: list[tuple[str, str, dict[str, Any], list[Step]]] = [
 
 def cases() -> list[dict[str, Any]]:
     """The histories without their results."""
-    plain = [(name, about, {}, steps) for name, about, steps in HISTORIES]
+    plain: list[tuple[str, str, dict[str, Any], list[Step]]] = [
+        (name, about, {}, steps) for name, about, steps in HISTORIES
+    ]
     durable = [(name, about, {"durable": True, **made}, steps) for name, about, made, steps in DURABLE]
     return [
         {

@@ -167,9 +167,23 @@ class Person(Client):
     def pump(self) -> bool:
         """Send what is due; tell whether there was anything."""
         due = [message for outbox in self.process.outboxes.values() for message in outbox.due()]
-        for message in due:
-            self.send(message)
+        if due:
+            self.send(*due)
         return bool(due)
+
+    def insist(self) -> bool:
+        """Ask to store what was sent long ago and is not safe; tell whether there was anything. What was told
+        to wait waits on."""
+        unsafe = []
+        for outbox in self.process.outboxes.values():
+            if not outbox.waits:
+                outbox.again()
+                unsafe += list(outbox.due())
+        for message in unsafe:
+            message.store = True
+            self.send(message)
+            message.store = False
+        return bool(unsafe)
 
     def probe(self) -> bool:
         """Ask what became of the numbers that are not settled; tell whether there are any."""
@@ -237,22 +251,20 @@ class Story:
             self.machine.settle()
 
     def _send(self) -> bool:
-        sent = []
         for _ in range(min(self.random.randint(1, 3), self.left)):
             outbox = self.alice.process.outbox(*self.random.choice(NAMES))
             fields = {"collapse": "k"} if self.random.random() < 0.15 else {}
-            message = outbox.message(outbox.top + 1, **fields)
-            outbox.says(message)
-            sent.append(message)
-        self.left -= len(sent)
-        self.alice.send(*sent)
+            outbox.queue(outbox.message(outbox.top + 1, **fields))
+            self.left -= 1
+        self.alice.pump()
         return True
 
     def _skip(self) -> bool:
         outbox = self.alice.process.outbox(*self.random.choice(NAMES))
         last = outbox.top + self.random.randint(1, 2)
         self.left -= last - outbox.top
-        self.alice.send(outbox.skip(outbox.top + 1, last))
+        outbox.queue(outbox.skip(outbox.top + 1, last))
+        self.alice.pump()
         return True
 
     def _publish(self) -> bool:
@@ -303,13 +315,13 @@ class Story:
 # --- after a cut -----------------------------------------------------------------------------
 
 
-def audit_image(image: Image, past: Past) -> None:
-    """Open what a cut has left, and look at it. Raises `Violation`."""
+def audit_image(image: Image, past: Past, issued: bool = True) -> None:
+    """Open what a cut has left, and look at it (see `audit`). Raises `Violation`."""
     disk = Disk(image)
     try:
         database = Database(DATABASE, vfs=disk.vfs)
         try:
-            audit(database.writer, past)
+            audit(database.writer, past, issued)
         finally:
             database.close()
     except (DatabaseError, apsw.Error) as error:

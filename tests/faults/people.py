@@ -22,7 +22,7 @@ class Outbox:
     def __init__(self, run: int, name: Name) -> None:
         self.run, self.name = run, name
         self.said: dict[int, LinkMessage | Skip] = {}
-        """Everything that was ever sent, by its first number."""
+        """Everything that was ever sent, or is to be sent, by its first number."""
         self.stored = self.settled = self.on_its_way = 0
         self.lost: list[LostRange] = []
         self.trouble = 0
@@ -49,6 +49,10 @@ class Outbox:
     def probe(self) -> Probe:
         to, lane = self.name
         return Probe(run=self.run, seq=self.top, base=self.settled + 1, to=to, lane=lane)
+
+    def queue(self, message: LinkMessage | Skip) -> None:
+        """It is to be sent in its turn."""
+        self.said[message.seq] = message
 
     def says(self, message: LinkMessage | Skip) -> None:
         self.said.setdefault(message.seq, message)

@@ -1,6 +1,8 @@
 """Processes for tests that kill them: the server, `duolink send` and `duolink listen`, on pipes."""
 
 import asyncio
+import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -16,6 +18,9 @@ from duolink.cli import demo
 PORTS = range(20_000, 32_000)
 """Below the ports that Linux gives to outgoing connections: while the server is dead nobody else, not even
 a client that knocks at its port, is given it."""
+
+SMALL = 4096
+"""Bytes that wait in a sender's pipe: what it was given it has read, or soon will have."""
 
 TIMEOUT = 30.0
 """Seconds for one step; no test waits so long unless it fails."""
@@ -79,6 +84,10 @@ class Sender(Command):
     async def start(self, port: int) -> None:
         """Start it, and feed it."""
         await super().start(port)
+        pipe = self.process.stdin
+        assert pipe is not None
+        pipe.transport.set_write_buffer_limits(0)
+        fcntl.fcntl(pipe.get_extra_info("pipe"), fcntl.F_SETPIPE_SZ, SMALL)
         self._feeding = asyncio.create_task(self._feed())
 
     async def _feed(self) -> None:
@@ -96,7 +105,8 @@ class Sender(Command):
     async def kill(self) -> None:
         """See `Command.kill`."""
         await super().kill()
-        await self._feeding
+        with contextlib.suppress(asyncio.CancelledError):  # by a test that waited for the report
+            await self._feeding
 
     async def report(self) -> dict[str, int]:
         """Wait for its end; return what it says became of its lines."""

@@ -68,6 +68,21 @@ class JournalMachine(RuleBasedStateMachine):
         if back:
             self.world.connect(end)
 
+    @rule(end=ENDS, back=FLAG)
+    def outlive(self, end: str, back: bool) -> None:
+        """What is on disk expires before it could leave, the other side hears of what remains, and the
+        process dies before it has written that down."""
+        self.world.submit(end, "messages", 0.5)
+        self.world.submit(end, "messages", None)
+        self.world.commit(end, 100)
+        self.world.advance(1.0)
+        self.world.confirm(end)
+        self.world.relay(end, 9)
+        self.world.arrive("B" if end == "A" else "A", 9)
+        self.world.kill(end, 0)
+        if back:
+            self.world.connect(end)
+
     @rule(end=ENDS, count=st.integers(1, 6))
     def relay(self, end: str, count: int) -> None:
         self.world.relay(end, count)

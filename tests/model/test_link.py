@@ -15,13 +15,14 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from tests.model.durable_world import DurableWorld
 from tests.model.hunt import caught
 from tests.model.link_world import World
 
 from duolink.protocol import link
 from duolink.protocol.inbound import Inbound, Received
 from duolink.protocol.link import Link
-from duolink.protocol.messages import LinkMessage, Message, Skip, Wait
+from duolink.protocol.messages import LinkMessage, Message, Probe, Skip, Wait
 from duolink.protocol.outbound import Outbound
 from duolink.protocol.paths import PathKind
 
@@ -29,6 +30,7 @@ ENDS = st.sampled_from("AB")
 INDEX = st.integers(0, 7)
 FLAG = st.booleans()
 TALLY: Counter[str] = Counter()
+DURABLE_TALLY: Counter[str] = Counter()
 
 
 class LinkMachine(RuleBasedStateMachine):
@@ -134,6 +136,69 @@ class LinkMachine(RuleBasedStateMachine):
             TALLY.update(self.world.tally)
 
 
+class DurableMachine(LinkMachine):
+    """The same, over a server that keeps what it is sent, when its disk lets it."""
+
+    world: DurableWorld
+
+    @initialize(watching=FLAG, keep=FLAG)
+    def begin(self, watching: bool, keep: bool) -> None:
+        self.world = DurableWorld(watching=watching)
+        self.keep_channels = keep
+        self.world.connect("A")
+        self.world.connect("B")
+
+    @rule(count=st.integers(1, 8))
+    def disk(self, count: int) -> None:
+        self.world.disk(count)
+
+    @rule(failing=FLAG, full=FLAG, really=st.sampled_from([True, False, False]))
+    def trouble(self, failing: bool, full: bool, really: bool) -> None:
+        if really:
+            self.world.failing, self.world.full = failing, full
+
+    @rule()
+    def well(self) -> None:
+        self.world.well()
+
+    @rule(end=ENDS, seconds=st.sampled_from([0.3, 2.5]))
+    def store(self, end: str, seconds: float) -> None:
+        """Nothing is acknowledged in time, and the disk answers at once."""
+        self.world.relay(end, 100)
+        self.world.advance(seconds)
+        self.world.relay(end, 100)
+        self.world.disk(100)
+        self.world.arrive(end, 100)
+
+    @rule(end=ENDS, finished=st.integers(0, 3), really=st.sampled_from([True, False]))
+    def restart_beside_a_mailbox(self, end: str, finished: int, really: bool) -> None:
+        """A receiver comes, finishes with some of what was kept, and restarts before its sender hears."""
+        if not really:
+            return
+        world, sender = self.world, "B" if end == "A" else "A"
+        world.cut(end)
+        for ttl in (None, 0.5, None):
+            world.submit(sender, "messages", ttl)
+        world.relay(sender, 100)
+        world.disk(100)
+        world.cut(sender)
+        world.advance(1.0)
+        world.connect(end)
+        world.arrive(end, 100)
+        for _ in range(finished):
+            world.finish(end, 0)
+        world.advance(0.03)
+        world.relay(end, 100)
+        world.restart(end)
+        world.connect(end)
+        world.connect(sender)
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self.world.heal(keep_channels=self.keep_channels)
+            DURABLE_TALLY.update(self.world.tally)
+
+
 EXAMPLES = settings(
     max_examples=300,
     stateful_step_count=50,
@@ -147,6 +212,11 @@ EXAMPLES = settings(
 def test_a_link_keeps_its_promises_over_any_network() -> None:
     """Once, in order, nothing invented, verdicts that are true, and an end to everything after healing."""
     run_state_machine_as_test(LinkMachine, settings=EXAMPLES)
+
+
+def test_a_link_keeps_its_promises_over_a_server_that_stores() -> None:
+    """And `stored` means that it is, and that it comes."""
+    run_state_machine_as_test(DurableMachine, settings=EXAMPLES)
 
 
 def test_the_hard_cases_really_occur() -> None:
@@ -167,6 +237,25 @@ def test_the_hard_cases_really_occur() -> None:
         "received again by a new process",
     ):
         assert TALLY[occurrence], f"never: {occurrence}"
+
+
+def test_the_hard_cases_of_storing_really_occur() -> None:
+    if not DURABLE_TALLY:
+        run_state_machine_as_test(DurableMachine, settings=EXAMPLES)
+    for occurrence in (
+        "told that it is stored",
+        "told that nothing can be stored",
+        "storage trouble",
+        "a hole before a store",
+        "a mailbox was full",
+        "settled as mailbox_full",
+        "handed over from a mailbox",
+        "a loss from a mailbox",
+        "heard of mailbox_full",
+        "received again by a new process",
+        "LinkMessage on a data channel",
+    ):
+        assert DURABLE_TALLY[occurrence], f"never: {occurrence}"
 
 
 # --- negative controls: each planted defect must turn the machine red ---------------------------------
@@ -219,8 +308,8 @@ def send_each_skip_once(monkeypatch: pytest.MonkeyPatch) -> None:
             super().__init__(*how)
             self.skipped: set[int] = set()
 
-        def transmit(self, *range_: Any) -> Iterator[LinkMessage | Skip]:
-            for message in super().transmit(*range_):
+        def transmit(self, *range_: Any, **how: Any) -> Iterator[LinkMessage | Skip]:
+            for message in super().transmit(*range_, **how):
                 if not isinstance(message, Skip):
                     yield message
                 elif message.seq not in self.skipped:
@@ -296,4 +385,76 @@ def test_a_planted_defect_turns_the_model_red(plant: Any, monkeypatch: pytest.Mo
     """What the model cannot see it does not prove."""
     plant(monkeypatch)
     failure = caught(LinkMachine, EXAMPLES)
+    assert isinstance(failure, AssertionError), failure
+
+
+def take_stored_for_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    base: Any = vars(Outbound)["base"].fget
+    monkeypatch.setattr(Outbound, "base", property(lambda self: max(base(self), self.stored + 1)))
+
+
+def forget_bodies_when_they_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked to be stored is not stored."""
+    take = Outbound.transmit
+
+    def transmit(self: Outbound, *range_: Any, store: bool = False, **how: Any) -> Any:
+        yield from take(self, *range_, store=store, **how)
+        if store:
+            self.store(range_[1])
+
+    monkeypatch.setattr(Outbound, "transmit", transmit)
+
+
+def ignore_where_the_mailbox_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = Link.receive
+
+    def receive(self: Link, message: Message, path: str, now: float) -> None:
+        if isinstance(message, Probe):
+            message.start = 0
+        take(self, message, path, now)
+
+    monkeypatch.setattr(Link, "receive", receive)
+
+
+def forget_what_an_earlier_process_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Inbound, "inherit", lambda self, lost: None)
+
+
+def ignore_a_full_mailbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number is not skipped: nobody has it, and its sender waits for ever."""
+    monkeypatch.setattr(Link, "_refused", lambda self, sending, error, now: sending.outbound.store(error.seq))
+
+
+def believe_every_mailbox_speaks_for_the_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mailbox's question opens the data channels, and nobody knocks at the server."""
+    take, knock = Link._receive_ack, Link._knock
+
+    def receive_ack(self: Link, ack: Any, path: str, now: float) -> None:
+        take(self, ack, path, now)
+        self._opened = True
+
+    def knock_if_it_is_the_way(self: Link, sending: Any, now: float) -> None:
+        if "server" in self._ways(sending.outbound.lane, now):
+            knock(self, sending, now)
+
+    monkeypatch.setattr(Link, "_receive_ack", receive_ack)
+    monkeypatch.setattr(Link, "_knock", knock_if_it_is_the_way)
+
+
+PLANTED_BESIDE_A_DISK = [
+    take_stored_for_settled,
+    forget_bodies_when_they_leave,
+    ignore_where_the_mailbox_begins,
+    forget_what_an_earlier_process_lost,
+    ignore_a_full_mailbox,
+    believe_every_mailbox_speaks_for_the_peer,
+]
+
+
+@pytest.mark.parametrize("plant", PLANTED_BESIDE_A_DISK, ids=lambda plant: plant.__name__)
+def test_a_planted_defect_turns_the_model_with_a_disk_red(
+    plant: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    failure = caught(DurableMachine, EXAMPLES)
     assert isinstance(failure, AssertionError), failure

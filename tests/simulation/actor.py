@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 from duolink.protocol import codec, limits
 from duolink.protocol.codes import may_reconnect
 from duolink.protocol.events import Answered, Carry, Close, FromLink, Open, State, StateChanged
-from duolink.protocol.link import Lost, PathFailed, PeerChanged, Received, Settled, StorageTrouble, Stored
+from duolink.protocol.link import (
+    Lost,
+    PathFailed,
+    PeerChanged,
+    Received,
+    Settled,
+    StorageTrouble,
+    Stored,
+    key_of,
+)
 from duolink.protocol.messages import Error, Publish
 from duolink.protocol.messages import Published as PublishedAnswer
 from duolink.protocol.paths import PathKind
@@ -121,7 +130,7 @@ class Process:
     def _hear(self, event: Any) -> None:
         history = self.world.history
         if type(event) is FromLink:
-            self._hear_link(event.peer, event.event)
+            self._hear_link(event.peer, event.event, event.user or self.client)
         elif type(event) is StateChanged:
             history.sometimes[f"client {event.state}"] += 1
             if event.state is State.ONLINE and self.session.welcome is not None:
@@ -144,12 +153,12 @@ class Process:
             elif type(answer) is Error:
                 history.sometimes[f"publish answered {answer.code}"] += 1
 
-    def _hear_link(self, peer: str, event: Any) -> None:
+    def _hear_link(self, peer: str, event: Any, receiver: str) -> None:
         history = self.world.history
         if type(event) is Received:
             message = event.message
             uid = codec.decode_json(message.data)[0]
-            history.receive(self.name, self.client, peer, event.lane, message.run, message.seq, uid)
+            history.receive(self.name, receiver, peer, event.lane, message.run, message.seq, uid)
             if self.world.random.random() < 0.7:
                 self._finish(peer, message, uid)
             else:
@@ -157,7 +166,7 @@ class Process:
                 self.clock.after(pause, lambda: self._finish(peer, message, uid))
         elif type(event) is Lost:
             history.lose(
-                self.name, self.client, peer, event.lane, event.run, event.first, event.last, event.reason
+                self.name, receiver, peer, event.lane, event.run, event.first, event.last, event.reason
             )
         elif type(event) is Settled:
             history.settle(event.entry.context, not event.reason, event.certain)
@@ -173,11 +182,12 @@ class Process:
                 self.world.close_path(self, peer, path)
 
     def _finish(self, peer: str, message: Any, uid: str) -> None:
-        if not self.alive or peer not in self.session.links:
+        link = self.session.links.get(key_of(peer, message.user))
+        if not self.alive or link is None:
             return
         self.world.history.finish(uid)
-        self.session.links[peer].finish(message, self.clock.now)
-        self.session.touch(self.session.links[peer])
+        link.finish(message, self.clock.now)
+        self.session.touch(link)
         self.step()
 
     # --- talking -----------------------------------------------------------------------------

@@ -13,7 +13,7 @@ class Submitted:
     uid: str
     process: str  # the sender's life
     sender: str
-    receiver: str
+    receiver: str  # a client, or `@user`
     lane: str
     run: int
     seq: int
@@ -38,45 +38,59 @@ class History:
     def __init__(self) -> None:
         self.submitted: dict[str, Submitted] = {}
         self.numbers: dict[tuple[str, str, str, int, int], str] = {}  # sender, receiver, lane, run, seq
-        self.streams: dict[tuple[str, str, str], dict[int, Stream]] = {}
+        self.streams: dict[tuple[str, str, str, str], dict[int, Stream]] = {}
         self.channels: dict[tuple[str, str], dict[int, str]] = {}
         self.positions: dict[tuple[str, str], tuple[str, int]] = {}
         self.published: dict[str, tuple[str, str, int]] = {}
+        self.newest_run: dict[str, int] = {}
+        self.remembers = False
+        """Whether nothing is forgotten in this world: then what was delivered is not seen again."""
         self.sometimes: Counter[str] = Counter()
 
     # --- links -------------------------------------------------------------------------------
 
     def submit(self, entry: Submitted) -> None:
         self.submitted[entry.uid] = entry
+        self.newest_run[entry.sender] = max(self.newest_run.get(entry.sender, 0), entry.run)
         self.numbers[entry.sender, entry.receiver, entry.lane, entry.run, entry.seq] = entry.uid
 
     def receive(
-        self, process: str, client: str, sender: str, lane: str, run: int, seq: int, uid: str
+        self, process: str, receiver: str, sender: str, lane: str, run: int, seq: int, uid: str
     ) -> None:
+        """A process got a message that was sent to its client, or to its user."""
         entry = self.submitted.get(uid)
         if entry is None:
-            raise Violation(f"invented: {client} got {uid!r}")
+            raise Violation(f"invented: {receiver} got {uid!r}")
         if (entry.sender, entry.receiver, entry.lane, entry.run, entry.seq) != (
             sender,
-            client,
+            receiver,
             lane,
             run,
             seq,
         ):
-            raise Violation(f"misattributed: {entry} as {sender} {lane} {run}:{seq} at {client}")
+            raise Violation(f"misattributed: {entry} as {sender} {lane} {run}:{seq} at {receiver}")
         if process in entry.received_by:
             raise Violation(f"repeated: {entry} at {process}")
         if entry.verdict == "lost":
             raise Violation(f"delivered after it was lost for certain: {entry} at {process}")
-        self._advance(process, sender, lane, run, seq, seq)
-        if entry.received_by:
+        self._advance(process, receiver, sender, lane, run, seq, seq)
+        client = process.partition("#")[0]
+        if client in {name.partition("#")[0] for name in entry.received_by}:
             self.sometimes["seen again by a receiver's next life"] += 1
+            if entry.verdict == "delivered" and receiver == client and self.remembers:
+                raise Violation(f"delivered, and seen again: {entry} at {process}")
+        elif entry.received_by:
+            self.sometimes["received by another client of the user"] += 1
+        if entry.stored and not entry.received_by:
+            self.sometimes["received after it was stored"] += 1
+        if run < self.newest_run[sender]:
+            self.sometimes["received from a sender's earlier life"] += 1
         entry.received_by.append(process)
 
     def lose(
         self,
         process: str,
-        client: str,
+        receiver: str,
         sender: str,
         lane: str,
         run: int,
@@ -84,16 +98,18 @@ class History:
         last: int,
         reason: str,
     ) -> None:
-        stream = self._advance(process, sender, lane, run, first, last)
+        stream = self._advance(process, receiver, sender, lane, run, first, last)
         stream.lost.update(range(first, last + 1))
         for seq in range(first, last + 1):
-            uid = self.numbers.get((sender, client, lane, run, seq))
+            uid = self.numbers.get((sender, receiver, lane, run, seq))
             if uid is not None:
                 self.submitted[uid].ended = True
         self.sometimes[f"receiver heard lost({reason})"] += 1
 
-    def _advance(self, process: str, sender: str, lane: str, run: int, first: int, last: int) -> Stream:
-        runs = self.streams.setdefault((process, sender, lane), {})
+    def _advance(
+        self, process: str, receiver: str, sender: str, lane: str, run: int, first: int, last: int
+    ) -> Stream:
+        runs = self.streams.setdefault((process, receiver, sender, lane), {})
         if any(run < known for known in runs):
             raise Violation(f"reordered: run {run} of {sender} after {max(runs)} at {process}")
         if run not in runs:

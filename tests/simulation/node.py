@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from duolink.engines.base import Failure, Log, Mailbox, Row, Stream
+from duolink.engines.base import Failure, Log, Mailbox, MailboxLimits, Row, Stream
 from duolink.engines.memory import AtOnce, Late, memory_engines
 from duolink.server.auth import OpenAuthenticator
 from duolink.server.metrics import Counts
@@ -43,7 +43,8 @@ class Disk:
         self.forget_requests()
         names = world.random
         self.failing = False
-        inner = memory_engines(world.clock, lambda: f"{names.getrandbits(120):030x}", self)
+        room = MailboxLimits(pair_messages=world.faults.mailbox)
+        inner = memory_engines(world.clock, lambda: f"{names.getrandbits(120):030x}", self, room)
         mailbox = FailingMailbox(inner.mailbox, self)
         log = FailingLog(inner.log, self)
         self.engines = replace(inner, mailbox=mailbox, log=log, durable=True, problem=self._problem)
@@ -122,7 +123,7 @@ def start_node(world: "World") -> Node:
 
         world.clock.after(0.0, run)
 
-    return Node(
+    node = Node(
         Config(),
         clock=world.clock,
         engines=world.disk.engines
@@ -135,3 +136,22 @@ def start_node(world: "World") -> Node:
         counts=Counts(),
         log=Trouble(world),
     )
+    _tally(world, node)
+    return node
+
+
+def _tally(world: "World", node: Node) -> None:
+    """Count what only the node knows to have happened."""
+    mailboxes, sometimes = node.mailboxes, world.history.sometimes
+    acknowledge, clear = mailboxes._acknowledge, mailboxes.clear
+
+    def acknowledging(*arguments: Any, **options: Any) -> None:
+        sometimes["sender heard from the mailbox"] += 1
+        acknowledge(*arguments, **options)
+
+    def clearing(session: Any, stream: Stream) -> bool:
+        is_clear = clear(session, stream)
+        sometimes["message waited for what the mailbox has"] += not is_clear
+        return is_clear
+
+    mailboxes._acknowledge, mailboxes.clear = acknowledging, clearing  # type: ignore[method-assign]

@@ -10,14 +10,21 @@ from typing import Any
 
 import pytest
 
+from duolink.engines.base import Standing, StoreResult, Verdict
+from duolink.engines.box import Account
+from duolink.engines.mailroom import Mailroom
 from duolink.engines.memory import MemoryLog, MemoryRegistry
+from duolink.engines.memory_mailbox import MemoryMailbox
 from duolink.protocol.inbound import Inbound, Lost, Received
 from duolink.protocol.link import Link
-from duolink.protocol.messages import LinkMessage
+from duolink.protocol.messages import LinkMessage, Probe, Skip
 from duolink.protocol.outbound import Outbound, Settled
+from duolink.protocol.session import Session as ClientSession
 from duolink.protocol.subscriptions import Published, Subscriptions
 from duolink.server.connection import Connection
+from duolink.server.delivery import Delivery
 from duolink.server.links import Links
+from duolink.server.mailbox import Mailboxes
 from duolink.server.recovery import Recoveries
 from duolink.server.registry import Session
 
@@ -193,7 +200,7 @@ def node_that_says_wait_and_hands_over(patch: Patch) -> None:
     around(patch, Links, "_forward", forward)
 
 
-@planted("misattributed|repeated|called delivered, but nobody finished")
+@planted("misattributed|repeated|called delivered, but nobody finished|never settled")
 def node_that_issues_a_run_twice(patch: Patch) -> None:
     def issue(
         original: Any, self: MemoryRegistry, client_id: str, user: str, at_least: int, done: Any
@@ -207,6 +214,63 @@ def node_that_issues_a_run_twice(patch: Patch) -> None:
 def node_that_wakes_nobody(patch: Patch) -> None:
     patch.setattr(Links, "drained", lambda self, party: None)
     patch.setattr(Link, "_knock", lambda self, sending, now: None)
+
+
+# --- mailboxes ---------------------------------------------------------------------------------------
+
+
+@planted("stored, and gone|never settled|silent hole")
+def node_that_says_stored_before_the_disk_has_it(patch: Patch) -> None:
+    def store(original: Any, self: MemoryMailbox, stream: Any, row: Any, base: int, done: Any) -> None:
+        done(StoreResult(Verdict.KEPT, Standing(row.last)))
+        if row.seq % 3:  # and then the power fails
+            original(self, stream, row, base, lambda result: None)
+
+    around(patch, MemoryMailbox, "store", store)
+
+
+@planted("stored, and gone|called delivered, but nobody finished")
+def mailbox_that_evicts_the_oldest(patch: Patch) -> None:
+    def store(original: Any, self: Mailroom, stream: Any, row: Any, base: int, now: int) -> Any:
+        return original(self, stream, row, max(base, row.seq), now)
+
+    around(patch, Mailroom, "store", store)
+
+
+@planted("reordered: run|stored, and gone")
+def delivery_that_does_not_heed_the_order_of_runs(patch: Patch) -> None:
+    def advance_runs(original: Any, self: Delivery, sender: Any) -> None:
+        for backlog in reversed(list(self._behind.get(sender, ()))):
+            self._advance(backlog)
+
+    around(patch, Delivery, "_advance_runs", advance_runs)
+    patch.setattr(Delivery, "may_begin", lambda self, stream: self.listed)
+    patch.setattr(Delivery, "clear", lambda self, stream: self.listed)
+    patch.setattr(Mailboxes, "clear", lambda self, session, stream: True)
+
+
+@planted("called delivered, but nobody finished|called lost for certain, but delivered")
+def mailbox_that_forgets_what_was_lost(patch: Patch) -> None:
+    patch.setattr(Account, "_remember", lambda self, lost, after, seq, by: None)
+
+
+@planted("called delivered, but nobody finished")
+def sender_that_takes_stored_for_delivered(patch: Patch) -> None:
+    def store(original: Any, self: Outbound, seq: int) -> Any:
+        original(self, seq)
+        return self._settle(min(seq, self.next_seq - 1), None)
+
+    around(patch, Outbound, "store", store)
+
+
+@planted("misattributed|repeated|silent hole")
+def receiver_that_mixes_its_own_and_its_users_numbers(patch: Patch) -> None:
+    def to_link(original: Any, self: Any, peer: str, message: Any, now: float) -> None:
+        if type(message) in (LinkMessage, Skip, Probe):
+            message.user = ""
+        original(self, peer, message, now)
+
+    around(patch, ClientSession, "_to_link", to_link)
 
 
 # --- channels ----------------------------------------------------------------------------------------

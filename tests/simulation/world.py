@@ -21,6 +21,9 @@ window (30 s), and a few of the longest backoffs, holds and probes (30 s each)."
 
 CHANNELS = ("news", "chat")
 
+USER = "@u"
+"""Whose clients all of them are: who writes to it, writes to everybody, itself too."""
+
 
 @dataclass(frozen=True)
 class Faults:
@@ -37,7 +40,7 @@ class Faults:
     late_engine: bool = False
     durable: bool = False
     disk: float = 0.0
-    sleep: float = 0.0
+    mailbox: int = 20_000
 
 
 def draw_faults(random: Random) -> Faults:
@@ -58,6 +61,7 @@ def draw_faults(random: Random) -> Faults:
         late_engine=random.random() < 0.5,
         durable=random.random() < 0.7,
         disk=some(1.0),
+        mailbox=random.choice((20_000, 20_000, 30)),
     )
 
 
@@ -85,7 +89,8 @@ class World:
             reorder=self.random.choice((0.0, 0.3)),
         )
         self.duration = duration
-        self.names = [f"c{number}" for number in range(clients)]
+        self.names = [f"u:c{number}" for number in range(clients)]  # all of one user
+        self.history.remembers = not (self.faults.kill_node or self.faults.paths)
         self.processes: dict[str, Process] = {}
         self.extra: list[Process] = []
         self.connections: list[VirtualConnection] = []
@@ -274,6 +279,8 @@ class World:
         name = self.random.choice(self.names)
         process = self.processes[name]
         peer = self.random.choice([other for other in self.names if other != name])
+        if self.random.random() < 0.15:
+            peer = USER
         lane = "messages" if self.random.random() < 0.8 else "bulk"
         ttl = self.random.choice((float("inf"), float("inf"), 0.5, 8.0))
         size = self.random.choice((0, 0, 0, 500, 20000))

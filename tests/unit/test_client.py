@@ -193,6 +193,25 @@ def test_terminal_close_ends_everything(monkeypatch: Patch) -> None:
     play(monkeypatch, work())
 
 
+def test_who_is_cancelled_while_leaving_cancels_nobody_else(monkeypatch: Patch) -> None:
+    """Two tasks close the client; the first is cancelled, which hurries the leaving; the second returns."""
+
+    async def work() -> None:
+        server = FakeServer()
+        client = make(server, close_timeout=60)
+        await client.open()
+        await client.link("bob").send("x")
+        first, second = (asyncio.create_task(client.close()) for _ in range(2))
+        await turns()
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        with pytest.raises(Unsettled):
+            await second
+
+    play(monkeypatch, work())
+
+
 def test_leaving_waits_for_what_is_not_safe(monkeypatch: Patch) -> None:
     async def work() -> None:
         server = FakeServer()

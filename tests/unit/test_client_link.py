@@ -449,6 +449,42 @@ def test_losses_are_told(monkeypatch: Patch) -> None:
     play(monkeypatch, work())
 
 
+def test_losses_of_what_was_sent_to_the_user_are_told_as_that(monkeypatch: Patch) -> None:
+    """They are numbered by themselves, and run into no others though the numbers meet."""
+
+    async def work() -> None:
+        server = FakeServer()
+        async with make(server) as client:
+            lost = Skip(run=7, seq=1, last=1, base=1, reason="expired", sender="bob")
+            of_user = Skip(run=7, seq=2, last=2, base=2, reason="expired", sender="bob", user="@me")
+            server.line.deliver(lost, of_user)
+            stream = client.link("bob").messages(losses=True)
+            assert [await anext(stream) for _ in range(2)] == [
+                MessagesLost("bob", "messages", 1, 1, "expired"),
+                MessagesLost("bob", "messages", 2, 2, "expired", "@me"),
+            ]
+
+    play(monkeypatch, work())
+
+
+def test_what_comes_for_the_user_is_acknowledged_as_his(monkeypatch: Patch) -> None:
+    async def work() -> None:
+        server = FakeServer()
+        async with make(server) as client:
+            for_user = server.message("bob", 1, "hi")
+            for_user.user = "@me"
+            server.line.deliver(server.message("bob", 1, "ho"), for_user)
+            got = []
+            async for message in client.link("bob"):
+                got.append((message.data, message.user, message.seq))
+                if len(got) == 2:
+                    break
+            assert got == [("ho", "", 1), ("hi", "@me", 1)]
+            assert {ack.user for ack in await server.expect(Ack, 2)} == {"", "@me"}
+
+    play(monkeypatch, work())
+
+
 def test_what_nobody_reads_is_bounded(monkeypatch: Patch) -> None:
     async def work() -> None:
         server = FakeServer()

@@ -53,6 +53,33 @@ def test_the_application_hears_of_a_delivery_from_the_mailbox(tmp_path: Path) ->
     run(main())
 
 
+def test_another_database_ends_what_was_stored_as_lost(tmp_path: Path) -> None:
+    """Alice has 3 stored for bob; the server comes back with an empty database, while she lives."""
+
+    async def main() -> None:
+        first = Server(port=0, database=str(tmp_path / "first.db"))
+        async with first:
+            alice = duolink.connect(first.url, client_id="alice")
+            await alice.open()
+            early = [await alice.link("bob").send(number) for number in range(3)]
+            await early[-1].stored()
+        async with Server(port=first.port, database=str(tmp_path / "second.db")) as second:
+            late = await alice.link("bob").send("more")
+            await late.stored()
+            async with duolink.connect(second.url, client_id="bob") as bob:
+                async for message in bob.link("alice").messages(losses=True):
+                    if isinstance(message, duolink.MessagesLost):
+                        assert message.reason == "storage_lost"
+                    else:
+                        assert message.data == "more"
+                        break
+            with pytest.raises(duolink.Lost, match="storage_lost"):
+                await early[0].delivered()
+            await alice.close()
+
+    run(main())
+
+
 def test_a_user_is_written_to_on_all_his_devices(tmp_path: Path) -> None:
     async def main() -> None:
         async with Server(port=0, database=str(tmp_path / "app.db")) as server:
@@ -90,10 +117,12 @@ def test_channels_keep_their_history_and_state_over_a_restart(tmp_path: Path) ->
 def test_without_a_database_nothing_is_stored() -> None:
     async def main() -> None:
         async with Server(port=0) as server:
+            alice = duolink.connect(server.url, client_id="alice", close_timeout=0.0)
+            await alice.open()
+            assert alice.welcome is not None and not alice.welcome.durable
+            sent = await alice.link("bob").send("hello")
+            assert sent.fate == "pending"
             with pytest.raises(duolink.Unsettled):
-                async with duolink.connect(server.url, client_id="alice", close_timeout=0.0) as alice:
-                    assert alice.welcome is not None and not alice.welcome.durable
-                    sent = await alice.link("bob").send("hello")
-                    assert sent.fate == "pending"
+                await alice.close()
 
     run(main())

@@ -8,6 +8,7 @@ from msgspec import Raw
 
 from duolink.protocol import limits
 from duolink.protocol.codes import PeerState
+from duolink.protocol.former import MAX_FORMER
 from duolink.protocol.link import (
     REPORT,
     SERVER,
@@ -275,14 +276,65 @@ def test_history_7_a_new_run_opens_through_the_server() -> None:
     assert b.heard() == []
 
 
-def test_history_7_finishing_something_of_an_ended_run_acknowledges_nothing() -> None:
-    """r1:1 is still in its handler when r2:1 comes: the late finish must not count for r2."""
+def test_history_7_a_late_finish_of_an_ended_run_is_told_as_that_runs() -> None:
+    """r1:1 is still in its handler when r2:1 comes. Its finish must not count for r2; but the mailbox that
+    still has it must hear of it, or the next process gets it again."""
     b = End()
     old = message(1)
     b.hear(old)
     b.hear(message(1, run=9))
-    assert b.finish(old) == [] and b.at(1.0) == []
+    assert b.finish(old) == []
+    assert [(ack.run, ack.seq) for ack in b.at(1.0) if isinstance(ack, Ack)] == [(PEER_RUN, 1)]
     assert b.finish(message(1, lane="bulk")) == [], "nor in a lane that never was"
+
+
+def test_history_7_a_repeat_of_an_ended_run_is_acknowledged_again() -> None:
+    """The acknowledgement of r1:1 died with the connection; its mailbox hands it over once more."""
+    b = End()
+    b.hear(message(1))
+    b.hear(message(1, run=9))
+    b.finish(message(1))
+    b.at(1.0)
+    b.down()
+    b.up()
+    for again in (message(1), Probe(run=PEER_RUN, seq=1, base=1), message(1)):
+        (told,) = b.hear(again)
+        assert isinstance(told, Ack) and (told.run, told.seq, told.want) == (PEER_RUN, 1, False)
+    assert b.hear(message(2)) != [], "and nothing beyond is"
+    assert b.heard() == [1, 1]
+
+
+def test_history_7_leaving_hurries_what_is_owed_to_an_ended_run() -> None:
+    b = End()
+    b.hear(message(1))
+    b.hear(message(1, run=9))
+    b.finish(message(1))
+    assert b.link.owes_acks
+    b.link.hurry(b.now)
+    assert [(ack.run, ack.seq) for ack in b.turn() if isinstance(ack, Ack)] == [(PEER_RUN, 1)]
+    assert not b.link.owes_acks
+
+
+def test_history_7_what_is_remembered_of_ended_runs_is_bounded() -> None:
+    b = End()
+    for run in range(9, 9 + 3 * MAX_FORMER):
+        b.hear(message(1, run=run))
+    assert len(list(b.link._former)) == MAX_FORMER
+    assert b.finish(message(1, run=9)) == [] and not b.link.owes_acks, "the oldest are forgotten"
+
+
+def test_history_7_an_ended_run_waits_for_the_server_and_asks_for_nothing() -> None:
+    """Its hole ended with it; the data channel leads to another process."""
+    b = End()
+    b.hear(message(1))
+    b.hear(message(3))
+    b.hear(message(1, run=9))
+    b.down()
+    b.finish(message(1))
+    b.finish(message(3))
+    assert b.at(40.0) == []
+    told = b.up()
+    assert [(ack.run, ack.seq, ack.want) for ack in told if isinstance(ack, Ack)] == [(PEER_RUN, 3, False)]
 
 
 def test_history_9_a_newer_process_gets_what_the_old_one_had_not_finished() -> None:
@@ -544,6 +596,22 @@ def test_what_was_acknowledged_on_other_paths_is_reported_to_the_server() -> Non
     b.at(0.02 + REPORT)
     words = [(path, one.seq, one.limit > 0) for path, one in b.said if isinstance(one, Ack)]
     assert words == [("d1", 2, True), (SERVER, 2, False)]
+
+
+def test_a_cursor_that_rode_on_a_data_channel_is_reported_to_the_server_too() -> None:
+    """It rides on a message, the data channel dies with it, and nothing more is to be said: the mailbox,
+    which has handed over a window and waits for an acknowledgement, would wait for ever."""
+    b = End()
+    b.hear(message(1))
+    b.prove()
+    b.said.clear()
+    b.finish(message(1))
+    (riding,) = b.send(b"1")
+    assert isinstance(riding, LinkMessage) and riding.ack == 1 and b.said[-1][0] == "d1"
+    b.down("d1")
+    b.said.clear()
+    b.at(b.now + REPORT)
+    assert [(path, m.seq) for path, m in b.said if isinstance(m, Ack)] == [(SERVER, 1)]
 
 
 def test_acknowledgements_find_another_way_when_theirs_is_gone() -> None:

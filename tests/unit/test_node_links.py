@@ -25,10 +25,10 @@ from duolink.protocol.messages import (
 from duolink.server import links
 from duolink.server.auth import Identity, Patterns
 from duolink.server.hooks import Hooks
-from duolink.server.watchers import WAKE_SLICE
 from duolink.server.policy import TokenConsent
 from duolink.server.settings import Config
 from duolink.server.settings import Wire as WireSettings
+from duolink.server.watchers import WAKE_SLICE
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from duolink.protocol.events import (
     State,
     StateChanged,
 )
-from duolink.protocol.link import PathFailed, PeerChanged, Received, Settled
+from duolink.protocol.link import Lost, PathFailed, PeerChanged, Received, Settled, Stored
 from duolink.protocol.messages import (
     Ack,
     Ephemeral,
@@ -46,12 +46,14 @@ from duolink.protocol.messages import (
     Refresh,
     Refreshed,
     Signal,
+    Skip,
     Subscribe,
     Subscribed,
     Wait,
     Watch,
     Welcome,
 )
+from duolink.protocol.messages import Stored as StoredMessage
 from duolink.protocol.options import Options
 from duolink.protocol.paths import PathKind
 from duolink.protocol.payload import Send, payloads
@@ -453,6 +455,64 @@ def test_a_strangers_message_makes_a_link_a_verdict_does_not() -> None:
     client.hear(from_bob(1))
     (event,) = client.link_events()
     assert isinstance(event, Received) and list(client.session.links) == ["bob"]
+
+
+def test_what_comes_for_the_user_is_numbered_by_itself() -> None:
+    """Bob writes to alice's client and to her user, and both begin with 1; so does what she herself sends to
+    all her clients."""
+    client = Client()
+    client.hear(from_bob(1), from_bob(1, user="@alice"))
+    own = from_bob(1, user="@alice")
+    own.sender = "alice"
+    client.hear(own)
+    got = [event for event in client.events if isinstance(event, FromLink)]
+    assert [(event.peer, event.user) for event in got] == [
+        ("bob", ""),
+        ("bob", "@alice"),
+        ("alice", "@alice"),
+    ]
+    for event in got:
+        assert isinstance(event.event, Received)
+        client.session.link(event.peer, event.user).finish(event.event.message, client.now)
+        client.session.touch(client.session.link(event.peer, event.user))
+    acks = [one for one in client.at(1.0) if isinstance(one, Ack)]
+    assert sorted((one.to, one.user, one.seq) for one in acks) == [
+        ("alice", "@alice", 1),
+        ("bob", "", 1),
+        ("bob", "@alice", 1),
+    ]
+
+
+def test_a_loss_for_the_user_is_told_as_that() -> None:
+    client = Client()
+    client.hear(Skip(run=3, seq=1, last=1, base=1, reason="expired", sender="bob", user="@alice"))
+    (event,) = [event for event in client.events if isinstance(event, FromLink)]
+    assert isinstance(event.event, Lost) and event.user == "@alice"
+
+
+def test_a_user_is_sent_to_and_answers_with_his_name() -> None:
+    client = Client()
+    link = client.session.link("@bob")
+    link.submit(Raw(b"1"))
+    client.session.touch(link)
+    (sent,) = client.turn()
+    assert isinstance(sent, LinkMessage) and sent.to == "@bob"
+    client.hear(StoredMessage(to="@bob", run=RUN, seq=1), Ack(run=RUN, seq=1, sender="@bob"))
+    assert [type(event) for event in client.link_events()] == [Stored, Settled]
+
+
+def test_a_link_learns_at_each_welcome_whether_the_server_stores() -> None:
+    client = Client()
+    link = client.session.link("bob")
+    assert not link.durable
+    client.back(durable=True)
+    assert link.durable and client.session.link("carol").durable
+    link.submit(Raw(b"1"))
+    client.session.touch(link)
+    client.turn()
+    assert [one.store for one in client.at(client.now + 0.3) if isinstance(one, LinkMessage)] == [True]
+    client.back(durable=False)
+    assert not link.durable
 
 
 def test_a_message_from_nobody_is_trouble_not_an_exception() -> None:

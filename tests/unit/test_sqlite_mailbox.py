@@ -56,8 +56,8 @@ class World:
         for seq in range(first, last + 1):
             self.engines.mailbox.store(stream, Row(seq, seq, b"x"), 1, self.answers.append)
 
-    def skip(self, seq: int) -> None:
-        self.engines.mailbox.store(BOB, Row(seq, seq, reason="expired"), 1, self.answers.append)
+    def skip(self, seq: int, reason: str = "expired") -> None:
+        self.engines.mailbox.store(BOB, Row(seq, seq, reason=reason), 1, self.answers.append)
 
     def acknowledge(self, seq: int, stream: Stream = BOB) -> None:
         self.engines.mailbox.acknowledge(stream, stream.receiver, seq, (), 5)
@@ -173,6 +173,16 @@ def test_adjacent_losses_are_one_row_on_disk_across_restarts(world):
     world.write()
     assert world.query("SELECT seq, last FROM mail") == [(1, 9)]
     assert world.query("SELECT losses FROM standings") == [(1,)]
+
+
+def test_a_loss_that_grows_on_disk_keeps_its_reason_when_another_follows_in_the_batch(world):
+    """1 is on disk; 2 becomes one with it; when both are written, 3, for another reason, is the last one."""
+    world.skip(1)
+    world.write()
+    world.skip(2)
+    world.skip(3, "cancelled")
+    world.write()
+    assert world.query("SELECT seq, last, reason FROM mail") == [(1, 2, "expired"), (3, 3, "cancelled")]
 
 
 def test_streams_that_leave_the_picture_are_found_again(world, monkeypatch):

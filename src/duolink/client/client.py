@@ -180,11 +180,13 @@ class Client:
             self._closing = asyncio.get_running_loop().create_task(self._leave(), name="duolink close")
         closing = self._closing
         try:
-            await asyncio.shield(closing)
+            await asyncio.wait([closing])
         except asyncio.CancelledError:
-            closing.cancel()
+            closing.cancel()  # whoever else waits for it is not cancelled
             await asyncio.wait([closing])
             raise
+        if not closing.cancelled():
+            closing.result()
         if self._outbox.abandoned:
             raise Unsettled(self._outbox.abandoned)
 
@@ -441,7 +443,7 @@ class Client:
 
     def _deliver(self, event: SessionEvent) -> None:
         if isinstance(event, FromLink):
-            self._link(event.peer)._event(event.event)
+            self._link(event.peer)._event(event.event, event.user)
         elif isinstance(event, StateChanged):
             self._changed(event)
         elif isinstance(event, Answered):

@@ -126,9 +126,19 @@ class Driver:
 
     async def stop(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Leave in order, and return when nothing is left: no task, timer or socket."""
-        if self._journal is not None:
+        if self._journal is None:
+            await self._stop(code, reason)
+            return
+        try:
             self._turn()  # what is finished is acknowledged when the journal has it
             await self._journal.settled()
+        finally:
+            try:
+                await self._stop(code, reason)
+            finally:
+                await self._journal.close()
+
+    async def _stop(self, code: int, reason: str) -> None:
         self.session.close(self.now(), code, reason)
         self._turn()
         tasks = [task for task in (self._opening, self._renewing) if task is not None]
@@ -142,8 +152,6 @@ class Driver:
             for transport in list(self._sockets):
                 transport.abort()
         await self._wait_gone()
-        if self._journal is not None:
-            await self._journal.close()
         for handle in (self._timer, self._flushing, self._renewal):
             if handle is not None:
                 handle.cancel()
@@ -192,7 +200,8 @@ class Driver:
         for lane in changes.lanes:
             for entry in lane.entries:
                 self._kept(entry)
-        self.flush()
+        if self.session.state is not State.CLOSED:
+            self.flush()
 
     def _journal_failed(self, error: JournalError) -> None:
         # What cannot be kept must not leave.

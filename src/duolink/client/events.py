@@ -30,13 +30,15 @@ class PeerChanged(NamedTuple):
 
 
 class MessagesLost(NamedTuple):
-    """Numbers `first` … `last` from a peer will never come. `reason`: see `protocol.codes.LossReason`."""
+    """Numbers `first` … `last` from a peer will never come. `reason`: see `protocol.codes.LossReason`.
+    `user`: they were sent to this user (`@bob`), whose messages are numbered by themselves."""
 
     peer: str
     lane: str
     first: int
     last: int
     reason: str
+    user: str = ""
 
 
 class ChannelGap(NamedTuple):

@@ -283,6 +283,7 @@ class Journal:
                 self._db.close(True)
         if self._lock >= 0:
             _HELD.discard(self)
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # for a child too that has not let go yet
             os.close(self._lock)
             self._lock = -1
 

@@ -290,7 +290,7 @@ class Link:
 
     # --- what happened -------------------------------------------------------------------------
 
-    def _event(self, event: LinkEvent) -> None:
+    def _event(self, event: LinkEvent, user: str = "") -> None:
         client = self._client
         if type(event) is Received:
             self._received(event.message)
@@ -301,7 +301,7 @@ class Link:
             client._outbox.stored(event)
             self._admit()
         elif type(event) is LostNumbers:
-            loss = MessagesLost(self.peer, event.lane, event.first, event.last, event.reason)
+            loss = MessagesLost(self.peer, event.lane, event.first, event.last, event.reason, user)
             client._put(self.peer, loss)
             client._tell(loss)
         elif type(event) is PeerEvent:

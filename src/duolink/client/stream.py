@@ -46,7 +46,7 @@ class Inbox:
         items = self.items
         if isinstance(item, MessagesLost) and items and isinstance(items[-1], MessagesLost):
             last = items[-1]
-            if (last.lane, last.last + 1, last.reason) == (item.lane, item.first, item.reason):
+            if last._replace(first=0, last=last.last + 1) == item._replace(first=0, last=item.first):
                 items[-1] = last._replace(last=item.last)
                 return None
         items.append(item)
@@ -55,7 +55,8 @@ class Inbox:
         oldest = items.popleft()
         if isinstance(oldest, MessagesLost):
             return None
-        return MessagesLost(oldest.sender, oldest.lane, oldest.seq, oldest.seq, "overflow")
+        seq = oldest.seq
+        return MessagesLost(oldest.sender, oldest.lane, seq, seq, "overflow", oldest.user)
 
 
 class Post:

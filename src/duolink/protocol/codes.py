@@ -94,6 +94,7 @@ class LossReason(StrEnum):
     REPLACED = "replaced"
     MAILBOX_FULL = "mailbox_full"
     REFUSED = "refused"
+    STORAGE_LOST = "storage_lost"  # it was stored, and the server has another database now, or an older one
     POISON = "poison"
     CANCELLED = "cancelled"
     SENDER_RESTARTED = "sender_restarted"  # a newer run began before the older one was complete

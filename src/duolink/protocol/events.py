@@ -66,10 +66,11 @@ class StateChanged(NamedTuple):
 
 
 class FromLink(NamedTuple):
-    """What happened on the link to a peer."""
+    """What happened on the link to a peer. `user`: on that of what the peer sends to this user."""
 
     peer: str
     event: LinkEvent
+    user: str = ""
 
 
 class Answered(NamedTuple):

@@ -142,6 +142,18 @@ class Inbound:
         self.ack_at = now
         return items
 
+    def begin(self, start: int, now: float) -> list[Received | Lost]:
+        """A durable server begins to hand over at `start`: what is below and has not come will not come. That
+        is told as lost, since the sender may not know it."""
+        items: list[Received | Lost] = []
+        for seq in sorted(held for held in self._held if held < start):
+            items += self._miss(seq) + self._take(seq)
+        return items + self._miss(start) + self._release(now)
+
+    def _miss(self, seq: int) -> list[Received | Lost]:
+        first = self.expected
+        return [self._lose(first, seq - 1, LossReason.GONE)] if first < seq else []
+
     def end(self) -> list[Received | Lost]:
         """The sender's next run begins: hand over what is held, and the holes as lost."""
         items: list[Received | Lost] = []
@@ -172,13 +184,7 @@ class Inbound:
         first = self.expected
         if last < first:
             return []
-        self.expected = last + 1
-        if last - first < self.window:
-            self._done.update(range(first, last + 1))
-            self._settle()
-        else:  # so far ahead that nothing before it can be of interest to the sender
-            self.finished = last
-            self._done = {seq for seq in self._done if seq > last}
+        self._go_on_behind(first, last)
         return [Lost(self.lane, self.run, first, last, LossReason.GONE)]
 
     def _release(self, now: float) -> list[Received | Lost]:
@@ -206,10 +212,17 @@ class Inbound:
             self._lost[-1] = LostRange(before.first, last, reason)
         else:
             self._lost.append(LostRange(first, last, reason))
-        self.expected = last + 1
-        self._done.update(range(first, last + 1))
-        self._settle()
+        self._go_on_behind(first, last)
         return Lost(self.lane, self.run, first, last, reason)
+
+    def _go_on_behind(self, first: int, last: int) -> None:
+        self.expected = last + 1
+        if last - first < self.window:
+            self._done.update(range(first, last + 1))
+            self._settle()
+        else:  # so far ahead that nothing before it can be of interest to the sender
+            self.finished = last
+            self._done = {seq for seq in self._done if seq > last}
 
     def _forget_lost(self, base: int) -> None:
         if self._lost and self._lost[0].last < base:
@@ -256,9 +269,11 @@ class Inbound:
         return CursorChange(self, SavedCursor(peer, user, self.lane, self.run, self.finished, lost))
 
     def keep(self, finished: int, now: float) -> None:
-        """The journal has that cursor: it may be acknowledged."""
-        self.kept = finished
-        self._owe(now)
+        """The journal has that cursor: it may be acknowledged. A run that has ended meanwhile needs no
+        journal any more."""
+        if self.kept is not None:
+            self.kept = finished
+            self._owe(now)
 
     # --- acknowledgements ----------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from msgspec import Raw
 
 from duolink.protocol import limits
 from duolink.protocol.codes import ErrorCode, LossReason, PeerState
+from duolink.protocol.former import Former
 from duolink.protocol.inbound import BeyondCredit, Inbound, Lost, Received
 from duolink.protocol.messages import (
     Ack,
@@ -117,6 +118,7 @@ class Link:
         self._granted: dict[tuple[str, str], int] = {}  # (path, lane) → highest number the peer takes
         self._peer_run = 0
         self._inbound: dict[str, Inbound] = {}
+        self._former = Former()
         self._cursors: dict[str, SavedCursor] = {}  # lane → where an earlier process was
         self._arrived: dict[str, str] = {}  # lane → path by which the newest message came
         self._report_at = inf
@@ -168,6 +170,8 @@ class Link:
         inbound = self._inbound.get(message.lane)
         if inbound is not None and inbound.run == message.run:
             inbound.finish(message.seq, now)
+        else:
+            self._former.finish(message.run, message.lane, message.seq, now)
 
     def abandon(self, reason: str) -> list[Settled]:
         """This process gives up its link: what is not settled ends as lost."""
@@ -181,11 +185,11 @@ class Link:
     @property
     def owes_acks(self) -> bool:
         """Whether something that is finished has not been acknowledged yet."""
-        return any(inbound.ack_at < inf for inbound in self._inbound.values())
+        return any(inbound.ack_at < inf for inbound in (*self._inbound.values(), *self._former))
 
     def hurry(self, now: float) -> None:
         """Do not let acknowledgements wait for company: this end is about to leave."""
-        for inbound in self._inbound.values():
+        for inbound in (*self._inbound.values(), *self._former):
             if inbound.ack_at < inf:
                 inbound.ack_at = now
 
@@ -310,6 +314,7 @@ class Link:
     def _receive_message(self, message: LinkMessage, path: str, now: float) -> None:
         inbound = self._receiving(message.run, message.base, message.lane, path)
         if inbound is None:
+            self._former.again(message.run, message.lane, now)
             return
         self._arrived[message.lane] = path
         try:
@@ -329,11 +334,13 @@ class Link:
         known = message.lane in self._inbound and message.run == self._peer_run
         inbound = self._receiving(message.run, start or message.base, message.lane, path, start)
         if inbound is None:
+            self._former.again(message.run, message.lane, now)
             return
         self._arrived[message.lane] = path
         if type(message) is Probe:
             if not known:
                 inbound.inherit(message.lost)
+            self._events += inbound.begin(message.start, now)
             self._events += inbound.probe(message.seq, message.base, now)
             return
         assert type(message) is Skip
@@ -352,6 +359,7 @@ class Link:
                 return None  # a new run is opened by the server, behind what it still has of the old one
             for ended in self._inbound.values():
                 self._events += ended.end()
+            self._former.end(self._inbound.values())
             self._inbound.clear()
             self._cursors.clear()
             self._peer_run = run
@@ -370,7 +378,12 @@ class Link:
         if sending is None or ack.run != self.run:
             return
         received = sending.outbound.received
+        opened = self._opened
         self._acknowledged(sending, sending.outbound.acknowledge(ack), received, now)
+        if isinstance(ack.kept, int) and path == SERVER:
+            self._events += sending.outbound.forgotten(ack.kept)
+        if ack.want and path == SERVER:
+            self._opened = opened  # a mailbox asks, too, for a process that knows nothing of this run
         if ack.limit and path != SERVER:
             self._granted[path, ack.lane] = max(self._granted.get((path, ack.lane), 0), ack.limit)
         if ack.want:
@@ -456,6 +469,8 @@ class Link:
         if self.paths.names():
             for inbound in self._inbound.values():
                 timer = min(timer, inbound.ack_at, inbound.pull_at)
+        if SERVER in self.paths:
+            timer = min(timer, self._former.ack_at)
         for sending in self._sending.values():
             timer = min(timer, sending.outbound.next_expiry())
             if self.paths.names():
@@ -509,7 +524,7 @@ class Link:
                 if type(message) is LinkMessage:
                     if index and len(bytes(message.data)) > SMALL:
                         continue
-                    self._ride(message)
+                    self._ride(message, path, now)
                 self._out.append((path, message))
             sending.top = max(sending.top, last)
             sending.store_at = min(sending.store_at, now + limits.STORE_AFTER)
@@ -544,6 +559,7 @@ class Link:
             ways = tuple({*ways, SERVER})
         for path in sorted(ways):
             if path == SERVER and sending.held_until:
+                self._knock(sending, now)  # the other ways may lead to one who does not know this run
                 continue
             probe = Probe(
                 run=self.run,
@@ -554,11 +570,13 @@ class Link:
             )
             self._out.append((path, probe))
 
-    def _ride(self, message: LinkMessage) -> None:
+    def _ride(self, message: LinkMessage, path: str, now: float) -> None:
         inbound = self._inbound.get(message.lane)
         if inbound is not None and inbound.cursor and inbound.may_ride():
             message.ack_run, message.ack = inbound.run, inbound.cursor
             inbound.rode()
+            if path != SERVER:
+                self._report_at = min(self._report_at, now + REPORT)
 
     def _acknowledge(self, now: float) -> None:
         for inbound in self._inbound.values():
@@ -572,6 +590,9 @@ class Link:
             self._out.append((path, inbound.ack(self.peer, self.run, self.user, granting=path != SERVER)))
             if path != SERVER:
                 self._report_at = min(self._report_at, now + REPORT)
+        if SERVER in self.paths and now >= self._former.ack_at:
+            due = [inbound for inbound in self._former if now >= inbound.ack_at]
+            self._out += [(SERVER, inbound.ack(self.peer, self.run, self.user)) for inbound in due]
         if now >= self._report_at and SERVER in self.paths:
             self._report_at = inf
             for inbound in self._inbound.values():

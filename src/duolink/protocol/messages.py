@@ -199,7 +199,8 @@ class Ack(Message, tag="ack"):
     Its application has finished with everything up to `seq`, except what `lost` lists; everything
     up to `received` (never below `seq`) has arrived. `want`: send again from `received + 1`. `limit`: on a
     direct path, the highest number the receiver takes (its credit). `user`: what it acknowledges was sent to
-    this user. A durable server acknowledges for a receiver that is away, from its mailbox.
+    this user. A durable server acknowledges for a receiver that is away, from its mailbox; `kept` is up to
+    where that has everything.
     """
 
     run: Number
@@ -212,6 +213,7 @@ class Ack(Message, tag="ack"):
     limit: Integer = 0
     lost: Annotated[list[LostRange], Meta(max_length=1024)] = []
     by: Integer = 0  # with `lost`: the run of the receiver, whose word it is
+    kept: Integer | UnsetType = UNSET
     user: str = ""
 
 

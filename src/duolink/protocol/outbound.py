@@ -255,6 +255,16 @@ class Outbound:
             stored.append(Stored(entry))
         return stored
 
+    def forgotten(self, kept: int) -> list[Settled]:
+        """The mailbox has everything up to `kept`, though it has had more: its database is another one, or an
+        older one. Those bodies are gone; what their receiver has not got, it will hear, is lost."""
+        settled: list[Settled] = []
+        for entry in self.between(kept + 1, self.stored):
+            if entry.stored and not entry.reason:
+                entry.reason = LossReason.STORAGE_LOST
+                settled += self._conclude(entry)
+        return settled
+
     def dropped(self, first: int, last: int) -> list[Settled]:
         """The server handed one copy of each of these numbers to nobody (`wait`)."""
         settled: list[Settled] = []
@@ -339,10 +349,9 @@ class Outbound:
         return [entry for entry in self._entries if not entry.told]
 
     def change(self) -> LaneChange | None:
-        """Return, once, what the journal has not been told; None: nothing, or there is no journal."""
+        """Return, once, what the journal has not been told; None: nothing."""
         record = self.record
-        if record is None:
-            return None
+        assert record is not None
         now = (self.next_seq - 1, self.base, self.stored, self.tag)
         if now == record.told and not record.ended:
             return None
@@ -395,10 +404,11 @@ class Outbound:
         run: list[Outgoing] = []
         base = self.announced
         for entry in self.between(first, min(last, self.ready)):
-            if run and (entry.reason != run[0].reason or entry.stored):
+            safe = entry.stored and not entry.reason
+            if run and (entry.reason != run[0].reason or safe):
                 yield self._skips(run, store)
                 run = []
-            if entry.stored:
+            if safe:
                 continue
             entry.copies += 1
             if entry.sent == NEVER:
@@ -408,7 +418,8 @@ class Outbound:
             if entry.reason:
                 run.append(entry)
                 continue
-            process = self.process if self.sure else 0
+            # Where a path other than the server's leads, the server has told at another time.
+            process = self.process if self.sure and server else 0
             if entry.process != process:
                 entry.process = process if entry.process == _NOBODY else _SEVERAL
             yield LinkMessage(

@@ -77,8 +77,6 @@ class Sending:
             if since + limits.STORE_AFTER > now:
                 self.store_at = since + limits.STORE_AFTER
                 break
-            if entry.stored:
-                continue
             relayed = entry.relayed != NEVER
             due.append((entry.seq, relayed))
             if not relayed:
@@ -91,6 +89,7 @@ class Sending:
         """Send nothing to the server until it says that the peer is here, then go on from `seq`."""
         self.back_to(seq)
         self.held = min(self.held or seq, seq)
+        self.kept = min(self.kept, seq - 1)  # it may have to be asked for again
         if not self.held_until:
             self.held_until = now + self.knock
 

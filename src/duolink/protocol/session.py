@@ -519,7 +519,7 @@ class Session:
                     self._actions += [Carry(link.peer, path, *send) for send in payloads([message])]
                 else:
                     self._out.append(message)
-            self._events += [FromLink(link.peer, event) for event in link.events()]
+            self._events += [FromLink(link.peer, event, link.user) for event in link.events()]
             self._timers[link] = link.next_timer(now)
         self._touched.clear()
 
@@ -548,7 +548,7 @@ class Session:
         self._heartbeat = None
         self.state = State.CLOSED
         for link in self.links.values():
-            self._events += [FromLink(link.peer, event) for event in link.events()]
+            self._events += [FromLink(link.peer, event, link.user) for event in link.events()]
             if self.ledger is None:  # a journal keeps what is not settled for the next process
                 lost = link.abandon(change.error or "closed")
                 self._events += [FromLink(link.peer, event) for event in lost]

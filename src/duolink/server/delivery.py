@@ -119,6 +119,11 @@ class Delivery:
         for table in (self._streams, self._behind, self._early, self._due, self._blocked):
             table.clear()
 
+    def may_begin(self, stream: Stream) -> bool:
+        """Whether the client may hear of a stream's run: nothing of an earlier one waits."""
+        behind = self._behind.get(stream[:2])
+        return self.listed and (not behind or behind[0].stream.run >= stream.run)
+
     def clear(self, stream: Stream) -> bool:
         """Whether a stream's next message may go to the connection at once: nothing before it waits."""
         if not self.listed:
@@ -186,10 +191,12 @@ class Delivery:
 
     # --- what happens ------------------------------------------------------------------------
 
-    def kept(self, stream: Stream, row: Row, base: int, handed: bool) -> None:
+    def kept(self, stream: Stream, row: Row, handed: bool) -> None:
         """A row is stored. `handed`: an earlier copy of it went to this connection."""
         backlog = self._streams.get(stream)
         if backlog is None:
+            # What is below was finished with: else it was listed, or has been stored on this connection.
+            # (Not what the sender knows to be settled: a user's client may have joined since.)
             backlog = Backlog(stream, row.seq - 1, row.seq - 1)
             self._add(backlog, caught_up=self.listed)
         backlog.top = max(backlog.top, row.last)
@@ -208,7 +215,7 @@ class Delivery:
             and row.seq <= backlog.sent + 1
             and self._room(backlog) > 0
             and not connection.full
-            and self._first(backlog)
+            and self.may_begin(stream)
             and self._hand(backlog, row, connection)
         ):
             return
@@ -248,6 +255,8 @@ class Delivery:
             backlog.acked = seq
             lost = tuple(ack.lost)
             self._mailboxes.engine.acknowledge(stream, self.session.client_id, seq, lost, ack.by)
+            if stream.receiver[0] == "@":
+                self._mailboxes.tell_settled(stream)
         if ack.want:
             # What is beyond the top, its sender sends again.
             received = max(ack.received, backlog.acked)
@@ -300,11 +309,6 @@ class Delivery:
             behind = self._behind.get(sender)
             if not behind or behind[0].stream.run == run:
                 return
-
-    def _first(self, backlog: Backlog) -> bool:
-        """Whether nothing of an earlier run of its sender waits."""
-        behind = self._behind.get(backlog.stream[:2])
-        return not behind or behind[0].stream.run >= backlog.stream.run
 
     def _room(self, backlog: Backlog) -> int:
         return self._mailboxes.window - (backlog.sent - backlog.acked)

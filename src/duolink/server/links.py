@@ -152,8 +152,7 @@ class Links:
         if session.delivery is not None:
             session.delivery.acknowledged(ack.to, ack.user, ack.lane, ack.run, ack)
         if ack.user:
-            self._ack_for_user(session, ack)
-            return
+            return  # its mailbox tells the sender how far the user is
         flow = session.flows.get(ack.to) or self._flow(session, ack.to)
         if flow is None:
             return
@@ -169,19 +168,6 @@ class Links:
         self._stamp(ack, session)
         receiver.connection.send(encode(ack))
         self._counts.ack_out += 1
-
-    def _ack_for_user(self, session: Session, ack: Ack) -> None:
-        """A client has finished with what was sent to its user: to the sender, the user has."""
-        party = self._parties.get(ack.to)
-        sender = party.session if party is not None else None
-        user, ack.user = ack.user, ""
-        if user != f"@{session.user}" or sender is None or sender.connection is None:
-            return
-        if user in sender.flows:
-            ack.sender, ack.to = user, ""
-            ack.want = False  # all it may miss is in the mailbox
-            sender.connection.send(encode(ack))
-            self._counts.ack_out += 1
 
     def signal(self, connection: "Connection", signal: Signal) -> None:
         """Relay a signal, at most once, on an allowed link only."""
@@ -455,6 +441,8 @@ class Links:
 
     def rights_changed(self, session: Session) -> None:
         """The session's identity is another one: ways, and what watchers may know, are found anew."""
+        if session.connection is not None and session.user != session.identity.user_of(session.client_id):
+            self._mailboxes.arrived(session)  # as another user's
         for flow in session.flows.values():
             flow.target = None
             back = flow.party.session.flows.get(session.client_id) if flow.party.session is not None else None

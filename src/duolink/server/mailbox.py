@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from msgspec import UNSET, UnsetType
+
 from duolink.engines.base import Failure, Mailbox, Row, Standing, StoreResult, Stream, Verdict
 from duolink.protocol import codec, limits
 from duolink.protocol.codec import encode, encode_binary
-from duolink.protocol.codes import ErrorCode
+from duolink.protocol.codes import ErrorCode, LossReason
 from duolink.protocol.messages import Ack, LinkMessage, Probe, Skip, Stored, Wait
 from duolink.server.delivery import Delivery
 from duolink.server.party import Flow, Parties
@@ -46,6 +48,8 @@ class Mailboxes:
         self._stored: dict[tuple[Session, Stream], int] = {}  # answers of this turn
         self._holes: dict[tuple[Session, Stream], Standing] = {}
         self._telling = False
+        self._asking: set[tuple[Connection, Stream]] = set()  # questions under way
+        self._settling: dict[Stream, bool] = {}  # of users, too; whether to ask once more
         self._turned_away: dict[tuple[Session, Stream], None] = {}  # told to wait, for want of a disk or room
 
     def keeps(self, name: str) -> bool:
@@ -87,7 +91,7 @@ class Mailboxes:
         connection.storing += 1
         base = max(message.base, settled_of(session, flow, message.lane) + 1)
         handed_to = target if handed else None
-        done = partial(self._done, connection, session, stream, row, base, handed_to)
+        done = partial(self._done, connection, session, stream, row, handed_to)
         self.engine.store(stream, row, base, done)
 
     def _begins(self, stream: Stream) -> None:
@@ -129,7 +133,6 @@ class Mailboxes:
         session: Session,
         stream: Stream,
         row: Row,
-        base: int,
         handed_to: "Connection | None",
         result: StoreResult | Failure,
     ) -> None:
@@ -142,11 +145,14 @@ class Mailboxes:
         elif result.verdict is Verdict.KEPT:
             self._counts.stored += 1
             for delivery in self._deliveries(stream.receiver):
-                delivery.kept(stream, row, base, delivery.connection is handed_to)
+                delivery.kept(stream, row, delivery.connection is handed_to)
             key = session, stream
             self._stored[key] = max(self._stored.get(key, 0), result.standing.stored)
             self._tell_later()
         elif result.verdict is Verdict.FULL:
+            loss = Row(row.seq, row.last, reason=LossReason.MAILBOX_FULL)
+            for delivery in self._deliveries(stream.receiver):
+                delivery.kept(stream, loss, delivery.connection is handed_to)
             if connection.session is session:
                 connection.error(
                     ErrorCode.MAILBOX_FULL,
@@ -240,17 +246,26 @@ class Mailboxes:
 
     def _ask(self, session: Session, stream: Stream, standing: Standing) -> None:
         """Ask a sender to send again from the first number that is missing."""
+        if session.connection is None or session.run != stream.run:
+            return
         flow = session.flows.get(stream.receiver)
-        if flow is None or session.connection is None or session.run != stream.run:
-            return
-        hole, when = flow.asked.get(stream.lane, (-1, 0.0))
-        if hole == standing.stored and self.node.now < when + ASK_AGAIN:
-            return
-        flow.asked[stream.lane] = standing.stored, self.node.now
-        self._acknowledge(session.connection, stream, standing, want=True)
+        if flow is not None:  # else it has ended with the receiver's session, while the disk was asked
+            hole, when = flow.asked.get(stream.lane, (-1, 0.0))
+            if hole == standing.stored and self.node.now < when + ASK_AGAIN:
+                return
+            flow.asked[stream.lane] = standing.stored, self.node.now
+        self._acknowledge(session.connection, stream, standing, want=True, kept=standing.stored)
 
-    def _acknowledge(self, connection: "Connection", stream: Stream, standing: Standing, want: bool) -> None:
-        """Acknowledge for a receiver, as its mailbox knows."""
+    def _acknowledge(
+        self,
+        connection: "Connection",
+        stream: Stream,
+        standing: Standing,
+        want: bool,
+        kept: int | UnsetType = UNSET,
+    ) -> None:
+        """Acknowledge for a receiver, as its mailbox knows. `kept`: up to where that has everything, if it
+        was asked."""
         received = standing.stored if standing.stored > standing.settled else 0
         ack = Ack(
             run=stream.run,
@@ -261,6 +276,7 @@ class Mailboxes:
             want=want,
             lost=list(standing.lost),
             by=standing.by,
+            kept=kept if self.durable else UNSET,
         )
         connection.send(encode(ack))
         self._counts.ack_out += 1
@@ -272,28 +288,56 @@ class Mailboxes:
         stream = Stream(flow.party.name, session.client_id, lane, session.run)
         self._acknowledge(connection, stream, Standing(settled, settled), want=False)
 
+    def tell_settled(self, stream: Stream) -> None:
+        """A client of a user has finished with more of a stream: tell its sender how far the user is now.
+        That is not what the client says: one that came late has not finished with what was there before."""
+
+        if stream in self._settling:
+            self._settling[stream] = True
+            return
+        self._settling[stream] = False
+
+        def done(standing: Standing | Failure) -> None:
+            again = self._settling.pop(stream)
+            party = self._parties.get(stream.sender)
+            session = party.session if party is not None else None
+            if session is None or session.connection is None or session.run != stream.run:
+                return
+            if not isinstance(standing, Failure) and stream.receiver in session.flows and standing.settled:
+                self._acknowledge(session.connection, stream, standing, want=False)
+            if again:
+                self.tell_settled(stream)
+
+        self.engine.standing(stream, done)
+
     def probe(self, connection: "Connection", session: Session, flow: Flow, probe: Probe) -> None:
         """A sender wants to know what became of its numbers: tell what the mailbox knows, and let the
         receiver tell the rest, if it is here."""
         stream = Stream(flow.party.name, session.client_id, probe.lane, session.run)
         settled = max(settled_of(session, flow, probe.lane), probe.base - 1)
+        if not self._asks(connection, stream):
+            return
 
         def done(standing: Standing | Failure) -> None:
+            self._asking.discard((connection, stream))
             if connection.session is not session:
                 return
+            kept: int | UnsetType = UNSET
             if isinstance(standing, Failure):
                 standing = Standing(settled, settled)
+            else:
+                kept = max(standing.stored, settled)
             stored = max(standing.stored, settled)
             known = standing._replace(stored=stored, settled=max(standing.settled, settled))
             if self.durable and stored >= probe.base:
                 connection.tell(Stored(to=stream.receiver, run=stream.run, seq=stored, lane=stream.lane))
             target = flow.party.connection
             if target is None:
-                self._acknowledge(connection, stream, known, want=stored < probe.seq)
+                self._acknowledge(connection, stream, known, stored < probe.seq, kept)
                 return
             if known.settled >= probe.base:
                 self._acknowledge(connection, stream, known, want=False)
-            if flow.party.session is not None and not self.clear(flow.party.session, stream):
+            if flow.party.session is not None and not self._may_begin(flow.party.session, stream):
                 return  # a probe of this run would have the receiver drop what waits of earlier ones
             if known.settled < probe.seq and not target.full:
                 probe.sender, probe.to = session.client_id, ""
@@ -317,19 +361,32 @@ class Mailboxes:
         assert receiver is not None
         self._refuse(flow, session, stream, message.seq, waits=False)
         self._wait(connection, session, stream, message.seq, last)
+        if not self._asks(connection, stream):
+            return
         run, base = receiver.run, message.base
 
         def done(standing: Standing | Failure) -> None:
+            self._asking.discard((connection, stream))
+            if connection.session is not session:
+                return  # whoever carries the session now is to ask, and to hear
             if isinstance(standing, Failure):
                 self._turned_away[session, stream] = None
                 return
             flow.checked[stream.lane] = run
             settled = max(standing.settled, base - 1)
-            if connection.session is session:
-                known = standing._replace(stored=settled, settled=settled)
-                self._acknowledge(connection, stream, known, want=True)
+            known = standing._replace(stored=settled, settled=settled)
+            self._acknowledge(connection, stream, known, True, kept=max(standing.stored, settled))
 
         self.engine.standing(stream, done)
+
+    def _asks(self, connection: "Connection", stream: Stream) -> bool:
+        """Note that a connection has a question about a stream; False if it has one already: it will ask
+        again, and nobody can pile up questions."""
+        asked = connection, stream
+        if asked in self._asking:
+            return False
+        self._asking.add(asked)
+        return True
 
     # --- receivers ---------------------------------------------------------------------------
 
@@ -392,6 +449,12 @@ class Mailboxes:
     def clear(self, session: Session, stream: Stream) -> bool:
         """Whether the next message of a stream may go to a receiver that is here at once."""
         if session.delivery is not None and not session.delivery.clear(stream):
+            return False
+        return self._may_begin(session, stream)
+
+    def _may_begin(self, session: Session, stream: Stream) -> bool:
+        """Whether a receiver that is here may hear of a stream's run."""
+        if session.delivery is not None and not session.delivery.may_begin(stream):
             return False
         # What an earlier run has sent comes first, also if it is not on the disk yet.
         under_way = self._under_way.get(stream.receiver, ())

@@ -80,8 +80,10 @@ class Flow:
         return self.ack_messages if lane == "messages" else self.ack_bulk
 
     def acknowledge(self, lane: str, run: int, seq: int) -> None:
-        """This flow's sender acknowledges the other way."""
-        if run != self.ack_run:
+        """This flow's sender acknowledges the other way; what it says of earlier runs is its mailbox's."""
+        if run < self.ack_run:
+            return
+        if run > self.ack_run:
             self.ack_run, self.ack_messages, self.ack_bulk = run, 0, 0
         if lane == "messages":
             self.ack_messages = max(self.ack_messages, seq)

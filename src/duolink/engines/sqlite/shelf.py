@@ -131,14 +131,15 @@ _NOT_COUNTED: Final = Tally()
 
 class _Kept(Account):
     """An account of the picture. `fresh`: rows that came in this batch, by their first number; `written`: the
-    first number of the last row on disk; `grown`: what has become its last number (0: nothing)."""
+    first number of the last row on disk; `grown`: what that has become, if it is a loss that has grown."""
 
     __slots__ = ("dirty", "fresh", "grown", "new", "written")
 
     def __init__(self, number: int, stream: Stream, stored: int, used: int) -> None:
         super().__init__(number, stream, (_NOT_COUNTED,) * 4, stored, used)
         self.fresh: dict[int, Row] = {}
-        self.written = self.grown = 0
+        self.written = 0
+        self.grown: Row | None = None
         self.dirty = self.new = False
 
 
@@ -287,7 +288,7 @@ class SqliteShelf:
         """See `Shelf.append`."""
         assert isinstance(account, _Kept)
         if row.seq == account.written and row.reason:
-            account.grown = row.last
+            account.grown = row
         else:
             account.fresh[row.seq] = row
 
@@ -300,7 +301,7 @@ class SqliteShelf:
             self._gone.append((account.number, floor))
             self._passed.pop(account.number, None)
             fresh.clear()
-            account.grown = account.written = 0
+            account.grown, account.written = None, 0
             account.count(-account.messages, -account.size, -account.losses)
             return
         if on_disk:
@@ -409,13 +410,10 @@ class SqliteShelf:
         self.db.execute(_PUT_TOTALS, (total.messages, total.size, total.mailboxes))
 
     def _put_grown(self, accounts: Sequence[_Kept]) -> None:
-        grown = [account for account in accounts if account.grown]
-        if grown:
-            _PUT_MAIL.write(
-                self.db, [(a.number, a.written, a.grown, a.tail_reason, 0, 0, None, b"") for a in grown]
-            )
-            for account in grown:
-                account.grown = 0
+        grown = [(account.number, account.grown) for account in accounts if account.grown is not None]
+        _PUT_MAIL.write(self.db, [(n, row.seq, row.last, row.reason, 0, 0, None, b"") for n, row in grown])
+        for account in accounts:
+            account.grown = None
 
     def committed(self) -> None:
         """All is written; the picture may forget some."""

@@ -1,6 +1,7 @@
 """How parts write: the ports `Writer` and `Reader`, and the one place where transactions are made."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import apsw
@@ -140,11 +141,11 @@ class Transactions:
         return self.problem
 
     def _roll_back(self, db: apsw.Connection) -> None:
-        if db.in_transaction:
-            try:
+        try:
+            if db.in_transaction:
                 db.execute("ROLLBACK")
-            except apsw.Error as error:
-                self._failed(error)
+        except apsw.Error as error:
+            self._failed(error)
 
     def checkpoint(self) -> bool:
         """Copy the write-ahead log into the database, if it is time; tell whether all is well. Nobody should
@@ -190,7 +191,8 @@ class Transactions:
         """
         db = self._database.writer
         self._roll_back(db)
-        db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        with suppress(apsw.ConnectionClosedError):  # by an earlier try, of a database that stands alone
+            db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         self._database.reopen_writer()
         self._watch()
         self._doubtful = False
