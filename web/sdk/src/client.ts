@@ -455,7 +455,7 @@ export class Client {
   private _deliver(event: SessionEvent): void {
     switch (event.kind) {
       case "link":
-        this._link(event.peer)._event(event.event);
+        this._link(event.peer)._event(event.event, event.user);
         break;
       case "state":
         this._changed(event);

@@ -14,7 +14,8 @@ export interface PeerChanged {
   readonly restarted: boolean;
 }
 
-/** Numbers `first` … `last` from a peer will never come. `reason` is a `LossReason`. */
+/** Numbers `first` … `last` from a peer will never come. `reason` is a `LossReason`. `user`: they were sent
+ * to this user (`@bob`), whose messages are numbered by themselves. */
 export interface MessagesLost {
   readonly kind: "lost";
   readonly peer: string;
@@ -22,6 +23,7 @@ export interface MessagesLost {
   readonly first: number;
   readonly last: number;
   readonly reason: string;
+  readonly user: string;
 }
 
 /** Publications of a channel were missed and cannot be had. `reason` is `epoch` (the log was lost, an

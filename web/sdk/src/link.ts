@@ -278,7 +278,7 @@ export class Link implements AsyncIterable<Message> {
   // --- what happened --------------------------------------------------------------------------------
 
   /** @internal */
-  _event(event: LinkEvent): void {
+  _event(event: LinkEvent, user: string): void {
     const client = this._client;
     switch (event.kind) {
       case "received":
@@ -291,7 +291,7 @@ export class Link implements AsyncIterable<Message> {
         return this._admit();
       case "lost": {
         const { lane, first, last, reason } = event;
-        const loss = { kind: "lost", peer: this.peer, lane, first, last, reason } as const;
+        const loss = { kind: "lost", peer: this.peer, lane, first, last, reason, user } as const;
         client._put(this.peer, loss);
         return client._tell(loss);
       }

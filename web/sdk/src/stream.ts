@@ -30,7 +30,8 @@ export class Inbox {
     const { items } = this;
     const last = items.at(-1);
     if (!(item instanceof Message) && last && !(last instanceof Message)) {
-      if (last.lane === item.lane && last.last + 1 === item.first && last.reason === item.reason) {
+      const same = last.lane === item.lane && last.user === item.user && last.reason === item.reason;
+      if (same && last.last + 1 === item.first) {
         items[items.length - 1] = { ...last, last: item.last };
         return null;
       }
@@ -39,8 +40,8 @@ export class Inbox {
     if (items.length <= HELD) return null;
     const oldest = items.shift();
     if (!(oldest instanceof Message)) return null;
-    const { sender: peer, lane, seq } = oldest;
-    return { kind: "lost", peer, lane, first: seq, last: seq, reason: "overflow" };
+    const { sender: peer, lane, seq, user } = oldest;
+    return { kind: "lost", peer, lane, first: seq, last: seq, reason: "overflow", user };
   }
 }
 

@@ -29,6 +29,8 @@ export type LossReason =
   | "replaced"
   | "mailbox_full"
   | "refused"
+  /** It was stored, and the server has another database now, or an older one. */
+  | "storage_lost"
   | "poison"
   | "cancelled"
   /** A newer run began before the older one was complete. */

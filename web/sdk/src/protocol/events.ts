@@ -50,11 +50,12 @@ export interface StateChanged {
   readonly error: string;
 }
 
-/** What happened on the link to a peer. */
+/** What happened on the link to a peer. `user`: on that of what the peer sends to this user. */
 export interface FromLink {
   readonly kind: "link";
   readonly peer: string;
   readonly event: LinkEvent;
+  readonly user: string;
 }
 
 /** The answer to a command: a message, or an `error`. `context` is what the command was given with. */

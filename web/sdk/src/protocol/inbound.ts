@@ -116,6 +116,14 @@ export class Inbound {
     return items;
   }
 
+  /** A durable server begins to hand over at `start`: what is below and has not come will not come. That is
+   * told as lost, since the sender may not know it. */
+  begin(start: number, now: number): (Received | Lost)[] {
+    const items: (Received | Lost)[] = [];
+    this._pass(start, items, true);
+    return this._release(now, items);
+  }
+
   /** The sender's next run begins: hand over what is held, and the holes as lost. */
   end(): (Received | Lost)[] {
     const items: (Received | Lost)[] = [];
@@ -139,28 +147,18 @@ export class Inbound {
   private _rebase(base: number): (Received | Lost)[] {
     this._forgetLost(base);
     const items: (Received | Lost)[] = [];
-    if (base <= this.expected) return items;
-    const below = [...this._held.keys()].filter((held) => held < base).sort((one, other) => one - other);
-    for (const seq of below) {
-      this._gone(seq - 1, items);
-      this._take(seq, items);
-    }
-    this._gone(base - 1, items);
+    this._pass(base, items, false); // the sender has settled these and forgotten them: nothing to tell it
     return items;
   }
 
-  private _gone(last: number, items: (Received | Lost)[]): void {
-    // The sender has settled these and forgotten them: nothing to tell it.
-    const first = this.expected;
-    if (last < first) return;
-    this.expected = last + 1;
-    if (last - first < this.window) this._finishAll(first, last);
-    else {
-      // So far ahead that nothing before it can be of interest to the sender.
-      this.finished = last;
-      this._done = new Set([...this._done].filter((seq) => seq > last));
+  /** Go on at `next`: hand over what is held below, and the holes as gone; `tell` the sender of these. */
+  private _pass(next: number, items: (Received | Lost)[], tell: boolean): void {
+    if (next <= this.expected) return;
+    const below = [...this._held.keys()].filter((held) => held < next).sort((one, other) => one - other);
+    for (const seq of [...below, next]) {
+      if (this.expected < seq) items.push(this._lose(this.expected, seq - 1, "gone", tell));
+      if (seq < next) this._take(seq, items);
     }
-    items.push({ kind: "lost", lane: this.lane, run: this.run, first, last, reason: "gone" });
   }
 
   private _release(now: number, items: (Received | Lost)[]): (Received | Lost)[] {
@@ -183,13 +181,20 @@ export class Inbound {
     } else items.push(this._lose(seq, seq, held.reason));
   }
 
-  private _lose(first: number, last: number, reason: string): Lost {
+  private _lose(first: number, last: number, reason: string, tell = true): Lost {
     const before = this._lost.at(-1);
-    if (before && before[1] === first - 1 && before[2] === reason) {
+    if (!tell) {
+      // not to be told
+    } else if (before && before[1] === first - 1 && before[2] === reason) {
       this._lost[this._lost.length - 1] = [before[0], last, reason];
     } else this._lost.push([first, last, reason]);
     this.expected = last + 1;
-    this._finishAll(first, last);
+    if (last - first < this.window) this._finishAll(first, last);
+    else {
+      // So far ahead that nothing before it can be of interest to the sender.
+      this.finished = last;
+      this._done = new Set([...this._done].filter((seq) => seq > last));
+    }
     return { kind: "lost", lane: this.lane, run: this.run, first, last, reason };
   }
 

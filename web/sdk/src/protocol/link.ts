@@ -8,6 +8,7 @@
 
 import { sizeOf } from "./codec.js";
 import { isPeerState, type PeerState } from "./codes.js";
+import { Former } from "./former.js";
 import { BeyondCredit, Inbound, type Lost, type Received } from "./inbound.js";
 import { LANES, PROBE_AFTER, PROBE_CAP, STORE_AFTER, WINDOW, WINDOW_BYTES } from "./limits.js";
 import {
@@ -102,6 +103,7 @@ export class Link {
   private readonly _granted = new Map<string, number>(); // path and lane → highest number the peer takes
   private _peerRun = 0;
   private readonly _inbound = new Map<string, Inbound>();
+  private readonly _former = new Former();
   private readonly _arrived = new Map<string, string>(); // lane → path by which the newest message came
   private _reportAt = Infinity;
   private _events: LinkEvent[] = [];
@@ -148,6 +150,7 @@ export class Link {
   finish(message: LinkMessage, now: number): void {
     const inbound = this._inbound.get(message.lane);
     if (inbound && inbound.run === message.run) inbound.finish(message.seq, now);
+    else this._former.get(message.run, message.lane)?.finish(message.seq, now);
   }
 
   /** This process gives up its link: what is not settled ends as lost. */
@@ -164,14 +167,19 @@ export class Link {
 
   /** Whether something that is finished has not been acknowledged yet. */
   get owesAcks(): boolean {
-    return [...this._inbound.values()].some((inbound) => inbound.ackAt < Infinity);
+    return this._receivers().some((inbound) => inbound.ackAt < Infinity);
   }
 
   /** Do not let acknowledgements wait for company: this end is about to leave, or its timers are slow. */
   hurry(now: number): void {
-    for (const inbound of this._inbound.values()) {
+    for (const inbound of this._receivers()) {
       if (inbound.ackAt < Infinity) inbound.ackAt = now;
     }
+  }
+
+  /** What may have something to acknowledge. */
+  private _receivers(): Inbound[] {
+    return [...this._inbound.values(), ...this._former.lanes];
   }
 
   // --- paths ----------------------------------------------------------------------------------------
@@ -262,7 +270,7 @@ export class Link {
 
   private _receiveMessage(message: LinkMessage, path: string, now: number): void {
     const inbound = this._receiving(message.run, message.base, message.lane, path);
-    if (!inbound) return;
+    if (!inbound) return this._former.again(message.run, message.lane, now);
     this._arrived.set(message.lane, path);
     if (!this._granting(path, () => inbound.message(message, now, path !== SERVER))) return;
     if (!message.ack_run || message.ack_run !== this.run) return;
@@ -277,11 +285,11 @@ export class Link {
     const start = message.type === "probe" ? message.start : 0;
     const known = this._inbound.has(message.lane) && message.run === this._peerRun;
     const inbound = this._receiving(message.run, start || message.base, message.lane, path);
-    if (!inbound) return;
+    if (!inbound) return this._former.again(message.run, message.lane, now);
     this._arrived.set(message.lane, path);
     if (message.type === "probe") {
       if (!known) inbound.inherit(message.lost);
-      this._events.push(...inbound.probe(message.seq, message.base, now));
+      this._events.push(...inbound.begin(start, now), ...inbound.probe(message.seq, message.base, now));
     } else this._granting(path, () => inbound.skip(message, now, path !== SERVER));
   }
 
@@ -303,6 +311,7 @@ export class Link {
     if (run > this._peerRun) {
       if (path !== SERVER) return null; // a new run is opened by the server, behind what it has of the old one
       for (const ended of this._inbound.values()) this._events.push(...ended.end());
+      this._former.end(this._inbound.values());
       this._inbound.clear();
       this._peerRun = run;
     }
@@ -317,8 +326,14 @@ export class Link {
   private _receiveAck(ack: Ack, path: string, now: number): void {
     const sending = this._sending.get(ack.lane);
     if (!sending || ack.run !== this.run) return;
-    const received = sending.outbound.received;
-    this._acknowledged(sending, sending.outbound.acknowledge(ack), received, now);
+    const outbound = sending.outbound;
+    const received = outbound.received;
+    const opened = this._opened;
+    this._acknowledged(sending, outbound.acknowledge(ack), received, now);
+    if (path === SERVER) {
+      if (ack.kept !== undefined) this._events.push(...outbound.forgotten(ack.kept));
+      if (ack.want) this._opened = opened; // a mailbox asks, too, for a process that knows nothing of this run
+    }
     if (ack.limit && path !== SERVER) {
       const key = grantKey(path, ack.lane);
       this._granted.set(key, Math.max(this._granted.get(key) ?? 0, ack.limit));
@@ -410,7 +425,8 @@ export class Link {
   nextTimer(now: number): number {
     const open = this.paths.some;
     const server = this.paths.has(SERVER);
-    let timer = Math.min(this.paths.nextTimer(now), server ? this._reportAt : Infinity);
+    let timer = this.paths.nextTimer(now);
+    if (server) timer = Math.min(timer, this._reportAt, ...this._former.lanes.map((ended) => ended.ackAt));
     if (open) {
       for (const inbound of this._inbound.values()) timer = Math.min(timer, inbound.ackAt, inbound.pullAt);
     }
@@ -483,7 +499,7 @@ export class Link {
     for (const message of outbound.transmit(first, last, now, path === SERVER)) {
       if (message.type === "message") {
         if (again && sizeOf(message.data) > SMALL) continue;
-        this._ride(message);
+        this._ride(message, path, now);
       }
       this._out.push([path, message]);
     }
@@ -514,19 +530,23 @@ export class Link {
     const paths = new Set(ways);
     if (sending.probeWait > 2 * PROBE_AFTER && this.paths.has(SERVER)) paths.add(SERVER);
     for (const path of [...paths].sort()) {
-      if (path === SERVER && sending.heldUntil) continue;
+      if (path === SERVER && sending.heldUntil) {
+        this._knock(sending, now); // the other ways may lead to one who does not know this run
+        continue;
+      }
       const seq = Math.min(sending.top, outbound.nextSeq - 1);
       const { base, lane } = outbound;
       this._out.push([path, make("probe", { run: this.run, seq, base, to: this.peer, lane })]);
     }
   }
 
-  private _ride(message: LinkMessage): void {
+  private _ride(message: LinkMessage, path: string, now: number): void {
     const inbound = this._inbound.get(message.lane);
     if (!inbound?.finished || !inbound.mayRide()) return;
     message.ack_run = inbound.run;
     message.ack = inbound.finished;
     inbound.rode();
+    if (path !== SERVER) this._reportAt = Math.min(this._reportAt, now + REPORT);
   }
 
   private _acknowledge(now: number): void {
@@ -538,7 +558,11 @@ export class Link {
       this._out.push([path, inbound.ack(this.peer, this.run, this.user, path !== SERVER)]);
       if (path !== SERVER) this._reportAt = Math.min(this._reportAt, now + REPORT);
     }
-    if (now < this._reportAt || !this.paths.has(SERVER)) return;
+    if (!this.paths.has(SERVER)) return;
+    for (const inbound of this._former.lanes) {
+      if (now >= inbound.ackAt) this._out.push([SERVER, inbound.ack(this.peer, this.run, this.user)]);
+    }
+    if (now < this._reportAt) return;
     this._reportAt = Infinity;
     for (const inbound of this._inbound.values()) {
       this._out.push([SERVER, inbound.ack(this.peer, this.run, this.user)]);

@@ -133,6 +133,8 @@ const gap = optional<Gap | null>(
   null,
   (value) => value && writeFields(GAP, value),
 );
+/** Up to where a mailbox has everything; only a mailbox says it. */
+const kept = maybe(integer(0));
 const lost = optional(
   list((value): LostRange => {
     if (!Array.isArray(value)) throw new Invalid();
@@ -214,7 +216,7 @@ export const FIELDS = {
     binary: b,
     data,
   },
-  ack: { run: N1, seq: N, to: s, from: s, lane, received: n, want: b, limit: n, lost, by: n, user: s },
+  ack: { run: N1, seq: N, to: s, from: s, lane, received: n, want: b, limit: n, lost, by: n, kept, user: s },
   skip: {
     run: N1,
     seq: N1,

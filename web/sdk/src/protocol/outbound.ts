@@ -225,6 +225,18 @@ export class Outbound {
     return stored;
   }
 
+  /** The mailbox has everything up to `kept`, though it has had more: its database is another one, or an older
+   * one. Those bodies are gone; what their receiver has not got, it will hear, is lost. */
+  forgotten(kept: number): Settled[] {
+    const settled: Settled[] = [];
+    for (const entry of this.between(kept + 1, this.stored)) {
+      if (!entry.stored || entry.reason) continue;
+      entry.reason = "storage_lost";
+      this._conclude(entry, settled);
+    }
+    return settled;
+  }
+
   /** The server handed one copy of each of these numbers to nobody (`wait`). */
   dropped(first: number, last: number): Settled[] {
     const settled: Settled[] = [];
@@ -319,8 +331,9 @@ export class Outbound {
       run = [];
     };
     for (const entry of this.between(first, last)) {
-      if (run[0] && (entry.reason !== run[0].reason || entry.stored)) endRun();
-      if (entry.stored) continue;
+      const safe = entry.stored && !entry.reason;
+      if (run[0] && (entry.reason !== run[0].reason || safe)) endRun();
+      if (safe) continue;
       entry.copies += 1;
       if (entry.sent === NEVER) entry.sent = now;
       if (server && entry.relayed === NEVER) entry.relayed = now;
@@ -328,7 +341,8 @@ export class Outbound {
         run.push(entry);
         continue;
       }
-      entry.left(this.sure ? this.process : 0);
+      // Where a path other than the server's leads, the server has told at another time.
+      entry.left(this.sure && server ? this.process : 0);
       messages.push(
         make("message", {
           run: this.run,

@@ -67,7 +67,6 @@ export class Sending {
         this.storeAt = since + STORE_AFTER;
         break;
       }
-      if (entry.stored) continue;
       due.push([entry.seq, relayed]);
       if (!relayed) this.storeAt = now + STORE_AFTER;
       else if (this.storeAt === Infinity) this.kept = entry.seq;
@@ -79,6 +78,7 @@ export class Sending {
   hold(seq: number, now: number): void {
     this.backTo(seq);
     this.held = Math.min(this.held || seq, seq);
+    this.kept = Math.min(this.kept, seq - 1); // it may have to be asked for again
     if (!this.heldUntil) this.heldUntil = now + this.knock;
   }
 

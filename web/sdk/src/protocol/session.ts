@@ -513,7 +513,8 @@ export class Session {
   }
 
   private _fromLink(link: Link, events: ReturnType<Link["events"]>): void {
-    for (const event of events) this._events.push({ kind: "link", peer: link.peer, event });
+    const { peer, user } = link;
+    for (const event of events) this._events.push({ kind: "link", peer, event, user });
   }
 
   private _watchedList(): string[] {

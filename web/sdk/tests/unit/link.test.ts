@@ -11,7 +11,7 @@ import {
   RequestTimeout,
   WindowFull,
 } from "../../src/errors.js";
-import type { Event } from "../../src/events.js";
+import type { Event, MessagesLost } from "../../src/events.js";
 import type { Link } from "../../src/link.js";
 import type { Message as Received } from "../../src/message.js";
 import { type LinkMessage, make } from "../../src/protocol/messages.js";
@@ -410,12 +410,47 @@ test("losses are told, in their place", async () => {
       first: 2,
       last: 4,
       reason: "expired",
+      user: "",
     });
     expect([items[0], items[2]].map((item) => (item as Received).data)).toEqual(["one", "five"]);
     expect(
       heard.reduce((sum, event) => sum + (event.kind === "lost" ? event.last - event.first + 1 : 0), 0),
     ).toBe(3);
     stream.close();
+  });
+});
+
+test("losses of what was sent to the user are told as that, and run into no others", async () => {
+  const server = new FakeServer();
+  await online(server, async (alice) => {
+    const skip = (seq: number, user = "") =>
+      make("skip", { run: 7, seq, last: seq, base: seq, reason: "expired", from: "bob", user });
+    server.line.deliver(skip(1), skip(2, "@me"));
+    const stream = alice.link("bob").messages({ losses: true });
+    const losses = [await stream.next(), await stream.next()].map(({ value }) => value as MessagesLost);
+    expect(losses.map(({ first, last, user }) => [first, last, user])).toEqual([
+      [1, 1, ""],
+      [2, 2, "@me"],
+    ]);
+    stream.close();
+  });
+});
+
+test("what is finished of an ended run is acknowledged as that run's", async () => {
+  const server = new FakeServer();
+  await online(server, async (alice) => {
+    const stream = alice.link("bob").messages();
+    server.line.deliver(server.message("bob", 1, "old", { run: 7 }));
+    await stream.next();
+    server.line.deliver(server.message("bob", 1, "new", { run: 9 }));
+    await stream.next(); // finishes the old one
+    stream.close();
+    expect((await server.expect("ack", 2)).map((ack) => [ack.run, ack.seq]).sort()).toEqual([
+      [7, 1],
+      [9, 1],
+    ]);
+    server.line.deliver(server.message("bob", 1, "old", { run: 7 })); // it has not heard
+    expect((await server.newest("ack", 3)).run).toBe(7);
   });
 });
 
@@ -428,7 +463,8 @@ test("what nobody reads is bounded", async () => {
     const stream = alice.link("bob").messages();
     expect((await stream.next()).value?.data).toBe(3);
     stream.close();
-    const overflow = { kind: "lost", peer: "bob", lane: "messages", first: 1, last: 1, reason: "overflow" };
+    const where = { peer: "bob", lane: "messages", user: "" };
+    const overflow = { kind: "lost", ...where, first: 1, last: 1, reason: "overflow" };
     expect(heard).toEqual([overflow, overflow]);
   });
 });
