@@ -6,6 +6,7 @@ import { Inbound } from "../../src/protocol/inbound.js";
 import { Link } from "../../src/protocol/link.js";
 import type { Ack } from "../../src/protocol/messages.js";
 import { Outbound } from "../../src/protocol/outbound.js";
+import { Sending } from "../../src/protocol/sending.js";
 import { Broken, type Name, World } from "./world.js";
 
 const end = fc.constantFrom<Name>("A", "B");
@@ -218,6 +219,8 @@ const PLANTED: Record<string, () => void> = {
       this.paths.close(path);
     });
     vi.spyOn(Link.prototype, "peerChanged").mockImplementation(() => {});
+    vi.spyOn(Sending.prototype, "rewind").mockImplementation(() => {});
+    vi.spyOn(Link.prototype as unknown as { _knock(): void }, "_knock").mockImplementation(() => {});
   },
 };
 
