@@ -56,6 +56,16 @@ export function knownNames(entry, wire) {
     }
   }
 
+  /** The language's own, all of them: some are met only by protocols, as an iterator's `done`. */
+  function declared(node) {
+    if ((ts.isPropertySignature(node) || ts.isMethodSignature(node)) && ts.isIdentifier(node.name)) {
+      names.add(node.name.text);
+    }
+    ts.forEachChild(node, declared);
+  }
+  for (const file of program.getSourceFiles())
+    if (/[/\\]lib\.es\w+(\.\w+)*\.d\.ts$/.test(file.fileName)) declared(file);
+
   /** What the platform's objects are asked for or given, and what is a name only when the program runs. */
   function read(node) {
     if (ts.isStringLiteralLike(node)) names.add(node.text);
@@ -64,10 +74,11 @@ export function knownNames(entry, wire) {
     }
     if (ts.isObjectLiteralExpression(node)) {
       const type = checker.getContextualType(node);
-      const wanted = type && checker.getNonNullableType(type);
-      for (const { name } of node.properties) {
-        const property = name && wanted?.getProperty(name.getText());
-        if (property && foreign(property)) names.add(name.getText());
+      for (const wanted of type?.types ?? [type]) {
+        for (const { name } of node.properties) {
+          const property = name && wanted?.getProperty(name.getText());
+          if (property && foreign(property)) names.add(name.getText());
+        }
       }
     }
     if (

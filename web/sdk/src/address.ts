@@ -1,5 +1,7 @@
 /** Where a server is: the URL a user gives, checked. */
 
+import { impossible } from "./protocol/codec.js";
+
 /** Names of query parameters that somebody writes who takes this for another protocol; proxies log them. */
 const SECRETS = ["token", "access_token", "jwt"];
 
@@ -10,14 +12,14 @@ export function parseAddress(url: string): string {
   try {
     parts = new URL(url);
   } catch {
-    throw new RangeError(`${JSON.stringify(url)} is no address: expected ws:// or wss://`);
+    throw impossible("ws:// or wss:// address", url);
   }
   if (parts.protocol !== "ws:" && parts.protocol !== "wss:") {
-    throw new RangeError(`${JSON.stringify(url)} is no address: expected ws:// or wss://`);
+    throw impossible("ws:// or wss:// address", url);
   }
   const secret = [...parts.searchParams.keys()].some((name) => SECRETS.includes(name.toLowerCase()));
   if (parts.username || parts.password || parts.hash || secret) {
-    throw new RangeError("an address has no user name, password, token or fragment; a token is given apart");
+    throw new RangeError("no credentials in an address");
   }
   if (parts.pathname === "/") parts.pathname = "/ws";
   return parts.href;

@@ -3,7 +3,7 @@
 import type { Client } from "./client.js";
 import { CommandTimeout } from "./errors.js";
 import type { ChannelGap } from "./events.js";
-import { compareIds, isId, utf8Length } from "./protocol/codec.js";
+import { compareIds, impossible, isId, utf8Length } from "./protocol/codec.js";
 import { MAX_HISTORY_PAGE, MAX_INTEGER, MAX_KEY, MAX_STATE_NAME } from "./protocol/limits.js";
 import { type MessageOf, make, type HistoryPage as Page } from "./protocol/messages.js";
 import type { Position } from "./publication.js";
@@ -82,7 +82,7 @@ export class Channel implements AsyncIterable<Entry | ChannelGap> {
   }
 
   private _key({ key = "" }: PublishOptions): string {
-    if (utf8Length(key) > MAX_KEY) throw new RangeError(`a key has at most ${MAX_KEY} bytes`);
+    if (utf8Length(key) > MAX_KEY) throw impossible("key", key);
     return key || this._client._newName();
   }
 
@@ -106,9 +106,9 @@ export class Channel implements AsyncIterable<Entry | ChannelGap> {
 
   private async _write(name: string, what: object, options: SetOptions): Promise<number> {
     const { expect } = options;
-    if (!isId(name, MAX_STATE_NAME)) throw new RangeError(`${JSON.stringify(name)} cannot be a name`);
+    if (!isId(name, MAX_STATE_NAME)) throw impossible("name", name);
     if (expect !== undefined && !(Number.isInteger(expect) && expect >= 0 && expect <= MAX_INTEGER)) {
-      throw new RangeError(`${expect} cannot be a version`);
+      throw impossible("version", expect);
     }
     const message = make("set", {
       id: 0,
@@ -137,7 +137,7 @@ export class Channel implements AsyncIterable<Entry | ChannelGap> {
   async history(options: HistoryOptions = {}): Promise<HistoryPage> {
     const { limit = 100, since, timeout = COMMAND_TIMEOUT } = options;
     if (!(limit >= 0 && limit <= MAX_HISTORY_PAGE)) {
-      throw new RangeError(`a page of history has 0 … ${MAX_HISTORY_PAGE} publications`);
+      throw impossible("limit", limit);
     }
     const where = since ? { epoch: since.epoch, offset: since.offset } : { last: true };
     const message = make("history", { id: 0, channel: this.name, limit, ...where });
@@ -180,5 +180,5 @@ export class Channel implements AsyncIterable<Entry | ChannelGap> {
 
 /** What a command ends with that has no answer. */
 export function timedOut(seconds: number): CommandTimeout {
-  return new CommandTimeout(`no answer from the server within ${seconds} s`);
+  return new CommandTimeout(`no answer within ${seconds} s`);
 }

@@ -17,7 +17,7 @@ import type { Event, StateChanged } from "./events.js";
 import { Link } from "./link.js";
 import { type Body, encode, Sent, valueIn } from "./message.js";
 import { Page } from "./page.js";
-import { isId, sizeOf } from "./protocol/codec.js";
+import { impossible, isId, sizeOf } from "./protocol/codec.js";
 import { mayReconnect } from "./protocol/codes.js";
 import type { Command } from "./protocol/commands.js";
 import type { Answered, SessionEvent, State } from "./protocol/events.js";
@@ -104,7 +104,7 @@ export class Client {
     this.closeTimeout = closeTimeout;
     this._session = new Session(clientId, { random: Math.random, options: { ...DEFAULTS, ...options } });
     const Socket = options.WebSocket ?? (globalThis.WebSocket as WebSocketConstructor | undefined);
-    if (!dial && !Socket) throw new TypeError("no WebSocket here: pass one, as { WebSocket }");
+    if (!dial && !Socket) throw new TypeError("pass a { WebSocket }");
     const dials = dial ?? dialler(this.url, Socket as WebSocketConstructor);
     this._page = new Page(`duolink ${clientId} at ${this.url}`, resume);
     this._driver = new Driver(this._session, dials, token, this._page, {
@@ -133,7 +133,7 @@ export class Client {
 
   /** Connect. Throws `Unreachable` or `Refused`; a client can be opened once. */
   async open(): Promise<void> {
-    if (this._opened || this._closing) throw new ClientClosed("a client is opened once; make another one");
+    if (this._opened || this._closing) throw new ClientClosed("a client is opened once");
     this._opened = new Deferred();
     this._session.resume = await this._page.take();
     if (!this._closing) {
@@ -207,8 +207,7 @@ export class Client {
     }
     if (watch && !peer.startsWith("@") && !session.watched.has(peer)) {
       const most = this.welcome?.limits.watched ?? MAX_WATCHED;
-      if (session.watched.size >= most)
-        throw new RangeError(`${most} peers are watched already; pass watch: false`);
+      if (session.watched.size >= most) throw new RangeError(`${most} are watched; pass watch: false`);
       session.watch(peer);
       this._flush();
     }
@@ -225,7 +224,7 @@ export class Client {
   channel(name: string): Channel {
     let channel = this._channels.get(name);
     if (!channel) {
-      if (!isId(name, MAX_CHANNEL)) throw new RangeError(`${JSON.stringify(name)} cannot be a channel`);
+      if (!isId(name, MAX_CHANNEL)) throw impossible("channel", name);
       channel = new Channel(this, name);
       this._channels.set(name, channel);
     }
@@ -285,7 +284,7 @@ export class Client {
   /** @internal Throw `ClientClosed` (or what it is in detail) when the client cannot be used. */
   _checkOpen(): void {
     if (this._ended) throw this._ending();
-    if (!this._session.welcome) throw new ClientClosed("the client is not open yet");
+    if (!this._session.welcome) throw new ClientClosed("not open yet");
   }
 
   /** @internal Whether an iteration ends because the client is closed: quietly by its own user, else by
@@ -340,7 +339,7 @@ export class Client {
     const body = encode(value);
     const most = (this.welcome?.limits.message ?? MAX_MESSAGE) - ENVELOPE;
     const size = sizeOf(body);
-    if (size > most) throw new InvalidData(`${size} bytes are too large; ${most} may travel in one message`);
+    if (size > most) throw new InvalidData(`${size} bytes; at most ${most}`);
     return body;
   }
 

@@ -17,7 +17,7 @@ export class ClientClosed extends DuolinkError {
   }
 
   constructor(
-    readonly reason: string = "the client is closed",
+    readonly reason: string = "closed",
     readonly code: number = NORMAL,
     message: string = reason,
   ) {
@@ -37,8 +37,7 @@ export class Refused extends ClientClosed {
     reason = "",
     readonly error = "",
   ) {
-    const text = [error, reason].filter(Boolean).join(": ") || `close code ${code}`;
-    super(reason, code, `refused by the server: ${text}`);
+    super(reason, code, `refused: ${error || code} ${reason}`);
   }
 }
 
@@ -63,8 +62,7 @@ export class Unsettled extends DuolinkError {
   }
 
   constructor(readonly count: number) {
-    const messages = count === 1 ? "message was" : "messages were";
-    super(`${count} ${messages} neither stored nor settled when the client left`);
+    super(`messages not safe: ${count}`);
   }
 }
 
@@ -80,7 +78,7 @@ export class Lost extends DuolinkError {
     readonly reason: string,
     readonly certain = true,
   ) {
-    super(`lost: ${reason}${certain ? "" : " (or delivered; nobody can tell)"}`);
+    super(`lost: ${reason}${certain ? "" : " (or delivered)"}`);
   }
 }
 
@@ -150,5 +148,9 @@ export class CommandTimeout extends DuolinkError {
 export class Busy extends DuolinkError {
   override get name(): string {
     return "Busy";
+  }
+
+  constructor(message = "there is a reader already") {
+    super(message);
   }
 }

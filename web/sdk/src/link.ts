@@ -4,7 +4,7 @@ import type { Client } from "./client.js";
 import { Deferred } from "./deferred.js";
 import { InvalidData, Lost, RequestTimeout, WindowFull } from "./errors.js";
 import { type Body, Message, Sent } from "./message.js";
-import { utf8Length } from "./protocol/codec.js";
+import { impossible, utf8Length } from "./protocol/codec.js";
 import type { PeerState } from "./protocol/codes.js";
 import { MAX_KEY } from "./protocol/limits.js";
 import { keyOf, type LinkEvent, type Link as Machine, type Submission } from "./protocol/link.js";
@@ -102,7 +102,7 @@ export class Link implements AsyncIterable<Message> {
     const body = this._encode(data);
     const how = this._how(options);
     this._client._checkOpen();
-    if (!this._hasRoom(body, how)) throw new WindowFull(`no room for another message to ${this.peer}`);
+    if (!this._hasRoom(body, how)) throw new WindowFull("no room");
     return this._submit(body, how);
   }
 
@@ -157,7 +157,7 @@ export class Link implements AsyncIterable<Message> {
   }
 
   private _how({ lane = "messages", expires, collapse = "" }: SendOptions): Submission {
-    if (utf8Length(collapse) > MAX_KEY) throw new RangeError(`a collapse key has at most ${MAX_KEY} bytes`);
+    if (utf8Length(collapse) > MAX_KEY) throw impossible("key", collapse);
     return { lane, expires: this._expiry(expires), collapse };
   }
 
@@ -299,10 +299,7 @@ export class Link implements AsyncIterable<Message> {
         for (const stream of this._states) stream._put(event.state);
         return client._tell({ ...event, peer: this.peer });
       case "storage_trouble":
-        return client._trouble(
-          event.code,
-          `the server cannot store what is sent to ${this.peer}; it waits here`,
-        );
+        return client._trouble(event.code, `not stored for ${this.peer} yet`);
       case "path_failed":
         return client._trouble("path", `${event.path} to ${this.peer}: ${event.reason}`);
     }

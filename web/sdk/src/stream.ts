@@ -4,6 +4,7 @@ import type { Client } from "./client.js";
 import { Busy } from "./errors.js";
 import type { MessagesLost } from "./events.js";
 import { Message } from "./message.js";
+import { impossible } from "./protocol/codec.js";
 
 /** Events kept for a reader that does not come; then the oldest go. */
 const KEPT_EVENTS = 1024;
@@ -85,7 +86,7 @@ export class Post {
   /** Let somebody take. Throws `Busy` when somebody does. */
   claim(inbox: Inbox | null, taker: Taker): void {
     const place = inbox ?? this;
-    if (place.taker) throw new Busy("these messages have a reader already");
+    if (place.taker) throw new Busy();
     place.taker = taker;
     if (!inbox) {
       this._ready = [...this.inboxes.values()].flatMap((each) =>
@@ -162,7 +163,7 @@ export class MessageStream<T extends Item = Message> implements AsyncIterableIte
     how: ReadOptions,
   ) {
     const acks = how.acks ?? "auto";
-    if (acks !== "auto" && acks !== "manual") throw new RangeError(`acks is "auto" or "manual", not ${acks}`);
+    if (acks !== "auto" && acks !== "manual") throw impossible("acks", acks);
     this._manual = acks === "manual";
     this._losses = how.losses ?? false;
   }
@@ -172,7 +173,7 @@ export class MessageStream<T extends Item = Message> implements AsyncIterableIte
   }
 
   async next(): Promise<IteratorResult<T, undefined>> {
-    if (this._bell.waiting) throw new Busy("these messages have a reader already");
+    if (this._bell.waiting) throw new Busy();
     if (!this._claimed && !this._closed) {
       this._client._checkOpen();
       this._client._post.claim(this._inbox, this._bell);
@@ -289,7 +290,7 @@ export class EventStream<T> implements AsyncIterableIterator<T> {
   }
 
   async next(): Promise<IteratorResult<T, undefined>> {
-    if (this._bell.waiting) throw new Busy("this stream has a reader already");
+    if (this._bell.waiting) throw new Busy();
     while (!this._events.length && !this._ended) await this._bell.wait();
     if (this._events.length) return { value: this._events.shift() as T, done: false };
     return { value: undefined, done: true };

@@ -61,7 +61,7 @@ export class Subscription implements AsyncIterableIterator<Entry | ChannelGap> {
     { since, presence = false, state = false }: SubscribeOptions,
   ) {
     if (state && since) {
-      throw new RangeError("who follows the shared state begins now: the state at `since` is not known");
+      throw new RangeError("state and since exclude each other");
     }
     this._presence = presence;
     this._shared = state ? new SharedState() : null;
@@ -79,7 +79,7 @@ export class Subscription implements AsyncIterableIterator<Entry | ChannelGap> {
   private _start(): void {
     const client = this._client;
     client._checkOpen();
-    if (client._subscriptions.has(this.channel)) throw new Busy(`${this.channel} has a subscription already`);
+    if (client._subscriptions.has(this.channel)) throw new Busy("subscribed already");
     try {
       this._want(this._queued);
     } catch (error) {
@@ -117,7 +117,7 @@ export class Subscription implements AsyncIterableIterator<Entry | ChannelGap> {
       this._client._session.subscriptions.drop(this.channel);
       this._client._flush();
     }
-    this._fail(new ClientClosed("the subscription is closed"));
+    this._fail(new ClientClosed("unsubscribed"));
   }
 
   // --- reading --------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ export class Subscription implements AsyncIterableIterator<Entry | ChannelGap> {
   }
 
   async next(): Promise<IteratorResult<Entry | ChannelGap, undefined>> {
-    if (this._bell.waiting) throw new Busy("this subscription has a reader already");
+    if (this._bell.waiting) throw new Busy();
     if (!this._started && !this._failure) this._start();
     while (!this._items.length) {
       if (this._failure) {

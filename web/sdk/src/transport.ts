@@ -124,7 +124,7 @@ class WebSocketTransport implements Transport {
     const payload = typeof data === "string" ? data : new Uint8Array(data);
     if (payload.length > MAX_PAYLOAD) {
       this._close(NO_CODE, "");
-      this._end(MESSAGE_TOO_BIG, `a payload has at most ${MAX_PAYLOAD} bytes`);
+      this._end(MESSAGE_TOO_BIG, "too large");
     } else this._user.received(this, payload);
   }
 

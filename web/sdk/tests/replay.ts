@@ -3,29 +3,34 @@
 
 import { readFileSync } from "node:fs";
 import { Backoff } from "../src/protocol/backoff.js";
-import { CLIENT, Decoder, encode, encodeBinary, encodeJson, Malformed } from "../src/protocol/codec.js";
+import {
+  CLIENT,
+  type Decoder,
+  encode,
+  encodeBinary,
+  encodeJson,
+  Malformed,
+  PEER,
+  SERVER,
+} from "../src/protocol/codec.js";
 import type { Command } from "../src/protocol/commands.js";
 import type { Action, SessionEvent } from "../src/protocol/events.js";
 import { Heartbeat } from "../src/protocol/heartbeat.js";
 import { Link, type LinkEvent } from "../src/protocol/link.js";
-import {
-  ALLOWED,
-  type End,
-  isCarrier,
-  type LinkMessage,
-  type Message,
-  make,
-} from "../src/protocol/messages.js";
+import { isCarrier, type LinkMessage, type Message, make, OF_PEER } from "../src/protocol/messages.js";
+import { Paths } from "../src/protocol/paths.js";
 import { Session } from "../src/protocol/session.js";
 
 // biome-ignore lint/suspicious/noExplicitAny: the vectors are data of any shape
 export type Case = any;
 type Result = Record<string, unknown>;
 
+type End = "client" | "server" | "peer";
+
 const DECODERS: Record<End, Decoder> = {
   client: CLIENT,
-  server: new Decoder("server"),
-  peer: new Decoder("peer"),
+  server: SERVER,
+  peer: PEER,
 };
 
 /** The cases of a file of vectors. */
@@ -105,6 +110,7 @@ export function backoff(each: Case): Result[] {
 /** Play one history of link.json. */
 export function link(each: Case): Result[] {
   const machine = new Link(each.peer, each.run, {
+    paths: new Paths(),
     window: each.window,
     windowBytes: each.window_bytes,
     durable: each.durable ?? false,
@@ -149,7 +155,7 @@ function doToLink(machine: Link, step: Case, received: Map<string, LinkMessage>)
     }
     case "receive": {
       const path = step.path ?? "server";
-      const end = path === "server" || !ALLOWED.peer.has(step.message.type) ? "server" : "peer";
+      const end = path === "server" || !OF_PEER.has(step.message.type) ? "server" : "peer";
       return machine.receive(asMessage(step.message, end), path, now);
     }
     case "finish":

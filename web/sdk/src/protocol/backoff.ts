@@ -13,7 +13,7 @@ export class Backoff {
     readonly cap = 30,
   ) {
     if (!(initial > 0 && initial <= cap && factor >= 1)) {
-      throw new RangeError("a backoff needs 0 < initial ≤ cap and factor ≥ 1");
+      throw new RangeError("impossible backoff");
     }
   }
 

@@ -9,12 +9,13 @@
 
 import { MAX_BATCH, MAX_CLIENT_ID, MAX_DEPTH, MAX_MESSAGE } from "./limits.js";
 import {
-  ALLOWED,
   type Carrier,
-  type End,
   Invalid,
   isCarrier,
   type Message,
+  OF_CLIENT,
+  OF_PEER,
+  OF_SERVER,
   read,
   type Type,
   write,
@@ -28,6 +29,10 @@ export class Malformed {
     readonly reason: string,
     readonly message: Message | null = null,
   ) {}
+}
+
+function malformed(reason: string): Malformed {
+  return new Malformed("malformed", reason);
 }
 
 /** User data that may not travel: not JSON, too deep, half a character. */
@@ -49,28 +54,25 @@ const NEWLINE = 10;
 const SURROGATE_ESCAPE = /\\u[dD][89a-fA-F]/;
 /** In a text that JSON.stringify made: it escapes halves of a character, and nothing else, like this. */
 const LONE_SURROGATE = /(?<!\\)(?:\\\\)*\\ud[89a-f]/;
-const TOO_DEEP = `nested deeper than ${MAX_DEPTH}`;
+const TOO_DEEP = "nested too deep";
+const HALF = "half a character";
 
 /** Decodes payloads of one kind of far end. */
 export class Decoder {
-  private readonly _known: ReadonlySet<string>;
-
+  /** `types`: which the far end may send. */
   constructor(
-    end: End,
+    private readonly _known: ReadonlySet<string>,
     private readonly _maximum = MAX_MESSAGE,
-  ) {
-    this._known = ALLOWED[end];
-  }
+  ) {}
 
   /** Decode a text payload: one item for each line, in order, the message or a `Malformed`; one `Malformed`
    * for the whole payload if it is not UTF-8 or has too many lines. */
   text(payload: string | Uint8Array): (Message | Malformed)[] {
     const text = typeof payload === "string" ? payload : decodeUtf8(payload);
-    if (text === null) return [new Malformed("malformed", "not UTF-8")];
     if (!text.includes("\n")) return [this._line(text)];
     const lines = text.split("\n", MAX_BATCH + 1);
     if (lines.length > MAX_BATCH) {
-      return [new Malformed("limit", `more than ${MAX_BATCH} messages in one payload`)];
+      return [new Malformed("limit", "too many messages")];
     }
     return lines.map((line) => this._line(line));
   }
@@ -80,25 +82,22 @@ export class Decoder {
     if (message instanceof Malformed) return message;
     if (longer(line, this._maximum)) return this._tooLarge(message);
     if (isCarrier(message) && message.binary) {
-      return new Malformed("malformed", "binary data travels in a binary payload");
+      return malformed("binary");
     }
     return message;
   }
 
   private _tooLarge(message: Message): Malformed {
-    return new Malformed("too_large", `a message has at most ${this._maximum} bytes`, message);
+    return new Malformed("too_large", "too large", message);
   }
 
   /** Decode a binary payload: a header line, a newline, raw bytes. */
   binary(payload: Uint8Array): (Message | Malformed)[] {
     const end = payload.indexOf(NEWLINE);
-    if (end < 0) return [new Malformed("malformed", "a binary payload is a line, a newline, bytes")];
-    const header = decodeUtf8(payload.subarray(0, end));
-    if (header === null) return [new Malformed("malformed", "the header is not UTF-8")];
-    const message = this._decode(header, MAX_DEPTH);
+    const message = this._decode(decodeUtf8(payload.subarray(0, Math.max(end, 0))), MAX_DEPTH);
     if (message instanceof Malformed) return [message];
     if (!isCarrier(message) || !message.binary || message.data !== undefined) {
-      return [new Malformed("malformed", 'a binary payload carries one message with "binary":true')];
+      return [malformed("binary")];
     }
     if (payload.length > this._maximum) return [this._tooLarge(message)];
     message.data = payload.slice(end + 1);
@@ -106,36 +105,36 @@ export class Decoder {
   }
 
   private _decode(line: string, bound: number): Message | Malformed {
-    if (deeper(line, bound)) return new Malformed("malformed", TOO_DEEP);
+    if (deeper(line, bound)) return malformed(TOO_DEEP);
     let object: Record<string, unknown>;
     try {
       object = JSON.parse(line);
     } catch {
-      return new Malformed("malformed", "not JSON");
+      return malformed("not JSON");
     }
     if (SURROGATE_ESCAPE.test(line) && LONE_SURROGATE.test(JSON.stringify(object))) {
-      return new Malformed("malformed", "half a character");
+      return malformed(HALF);
     }
     const type = object?.type;
-    if (typeof type !== "string") return new Malformed("malformed", "not an object with a type");
+    if (typeof type !== "string") return malformed("no type");
     if (!this._known.has(type)) {
-      return new Malformed("unknown_type", `no type ${JSON.stringify(type.slice(0, 32))} here`);
+      return new Malformed("unknown_type", type.slice(0, 32));
     }
     try {
       return read(type as Type, object);
     } catch (error) {
-      if (error instanceof Invalid) return new Malformed("malformed", `a field of ${type}`);
+      if (error instanceof Invalid) return malformed(type);
       throw error;
     }
   }
 }
 
 /** What a client sends. */
-export const CLIENT = new Decoder("client");
+export const CLIENT = /* @__PURE__ */ new Decoder(OF_CLIENT);
 /** What a server sends. */
-export const SERVER = new Decoder("server");
+export const SERVER = /* @__PURE__ */ new Decoder(OF_SERVER);
 /** What a peer sends over a data channel. */
-export const PEER = new Decoder("peer");
+export const PEER = /* @__PURE__ */ new Decoder(OF_PEER);
 
 /** Message → one line of a text payload. Binary data goes through `encodeBinary`. */
 export function encode(message: Message): string {
@@ -166,7 +165,7 @@ export function encodeJson(value: unknown): Raw {
   }
   if (text === undefined) throw new DataError(`${typeof value} is no JSON`);
   if (deeper(text, MAX_DEPTH)) throw new DataError(TOO_DEEP);
-  if (text.includes("\\ud") && LONE_SURROGATE.test(text)) throw new DataError("half a character");
+  if (text.includes("\\ud") && LONE_SURROGATE.test(text)) throw new DataError(HALF);
   return new Raw(text, utf8Length(text));
 }
 
@@ -222,12 +221,18 @@ function deeper(text: string, bound: number): boolean {
   return false;
 }
 
-function decodeUtf8(bytes: Uint8Array): string | null {
+/** Return the text; of what is not UTF-8 an empty one, which is no message. */
+function decodeUtf8(bytes: Uint8Array): string {
   try {
     return strict.decode(bytes);
   } catch {
-    return null;
+    return "";
   }
+}
+
+/** Return what to throw at who gives something impossible. */
+export function impossible(what: string, value: unknown): RangeError {
+  return new RangeError(`impossible ${what}: ${value}`);
 }
 
 /** Whether a name may be a client id or a channel: 1 … `maximum` UTF-8 bytes, no control characters, no

@@ -32,8 +32,7 @@ export class Commands {
 
   /** Remember a command by its id. Throws `TooManyCommands`. */
   add(message: Command, context: unknown): void {
-    if (this._pending.size >= MAX_PENDING)
-      throw new TooManyCommands(`${MAX_PENDING} commands are unanswered`);
+    if (this._pending.size >= MAX_PENDING) throw new TooManyCommands();
     this._pending.set(message.id, new Pending(message, context));
   }
 

@@ -8,16 +8,6 @@ import type { ChannelEvent } from "./subscriptions.js";
 /** What an application hears of its connection. */
 export type State = "idle" | "connecting" | "online" | "reconnecting" | "offline" | "closed";
 
-/** Every change of state there is. */
-export const TRANSITIONS: Readonly<Record<State, readonly State[]>> = {
-  idle: ["connecting", "closed"],
-  connecting: ["online", "closed"],
-  online: ["reconnecting", "closed"],
-  reconnecting: ["online", "offline", "closed"],
-  offline: ["online", "closed"],
-  closed: [],
-};
-
 /** Open a transport, then call `opened` or `lost`. */
 export interface Open {
   readonly kind: "open";

@@ -6,7 +6,7 @@
  * holds it together are the numbers: a copy too many is recognised, a copy too few asked for.
  */
 
-import { sizeOf } from "./codec.js";
+import { impossible, sizeOf } from "./codec.js";
 import { isPeerState, type PeerState } from "./codes.js";
 import { Former } from "./former.js";
 import { BeyondCredit, Inbound, type Lost, type Received } from "./inbound.js";
@@ -22,8 +22,8 @@ import {
   type Skip,
 } from "./messages.js";
 import { Outbound, type Outgoing, type Settled, type StoredNumber } from "./outbound.js";
-import { type PathKind, Paths } from "./paths.js";
-import { KNOCK_CAP, SERVER, Sending } from "./sending.js";
+import type { PathChoice, PathKind } from "./paths.js";
+import { KNOCK_CAP, SERVER, Sending, ServerPath } from "./sending.js";
 
 /** Bytes up to which a message goes both ways while trust in a path has lapsed. */
 const SMALL = 1024;
@@ -79,6 +79,8 @@ export interface LinkSettings {
   readonly windowBytes?: number;
   readonly durable?: boolean;
   readonly user?: string;
+  /** Default: only the one through the server. */
+  readonly paths?: PathChoice | undefined;
 }
 
 /** Return the key of a link to a peer, or of what that peer sends to a user. */
@@ -93,7 +95,7 @@ export class Link {
   windowBytes: number;
   durable: boolean;
   readonly user: string;
-  readonly paths = new Paths();
+  readonly paths: PathChoice;
   state: PeerState = "away";
   /** The peer's run, as the server last told it. */
   peerProcess = 0;
@@ -118,6 +120,7 @@ export class Link {
     this.windowBytes = settings.windowBytes ?? WINDOW_BYTES;
     this.durable = settings.durable ?? false;
     this.user = settings.user ?? "";
+    this.paths = settings.paths ?? new ServerPath();
   }
 
   /** What tells it from a client's other links. */
@@ -222,7 +225,7 @@ export class Link {
     if (restarted) {
       this._opened = false;
       for (const path of this.paths.names()) {
-        if (path !== SERVER) this.fail(path, "another process answers for the peer");
+        if (path !== SERVER) this.fail(path, "another process");
       }
     }
     if (peer.run) {
@@ -246,7 +249,7 @@ export class Link {
    * message is a forgery. */
   receive(message: Message, path: string, now: number): void {
     if (path !== SERVER && "from" in message && message.from) {
-      this.fail(path, "a message on a direct path says whose it is");
+      this.fail(path, "forged");
       return;
     }
     switch (message.type) {
@@ -261,11 +264,11 @@ export class Link {
         this._out.push([path, make("pong", { id: message.id })]);
         return;
       case "pong":
-        this.paths.get(path)?.pong(message.id, now);
+        this.paths.pong(path, message.id, now);
         return;
     }
     if (path === SERVER) this._receiveVerdict(message, now);
-    else this.fail(path, `${message.type} is not allowed here`);
+    else this.fail(path, message.type);
   }
 
   private _receiveMessage(message: LinkMessage, path: string, now: number): void {
@@ -443,8 +446,7 @@ export class Link {
   private _lane(lane: string): Sending {
     let sending = this._sending.get(lane);
     if (!sending) {
-      if (!LANES.includes(lane))
-        throw new RangeError(`a link has the lanes ${LANES.join(", ")}, not ${lane}`);
+      if (!LANES.includes(lane)) throw impossible("lane", lane);
       const outbound = new Outbound(this.peer, lane, this.run, this.window, this.windowBytes);
       outbound.process = this.peerProcess;
       sending = new Sending(outbound);

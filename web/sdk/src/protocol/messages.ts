@@ -321,36 +321,33 @@ export type Subscribed = MessageOf<"subscribed">;
 export type Snapshot = MessageOf<"snapshot">;
 export type HistoryPage = MessageOf<"history_page">;
 
-/** The far ends a payload may come from. */
-export type End = "client" | "server" | "peer";
-
 const LINK_TYPES = ["message", "ack", "skip", "probe", "ping", "pong"];
 
-/** Far end → the types it may send. Over a data channel nothing may say who it is from: identity is what the
- * server stamped on the signals. */
-export const ALLOWED: Readonly<Record<End, ReadonlySet<string>>> = {
-  client: new Set([
-    ...LINK_TYPES,
-    ...["hello", "goodbye", "refresh", "watch", "signal", "ephemeral"],
-    ...["subscribe", "publish", "set", "history", "presence"],
-  ]),
-  server: new Set([
-    ...LINK_TYPES,
-    ...["welcome", "goodbye", "refreshed", "error", "wait", "stored", "watching", "peer", "signal"],
-    ...["ephemeral", "subscribing", "subscribed", "unsubscribed", "published", "publication", "snapshot"],
-    ...["history_page", "presence_list", "join", "leave"],
-  ]),
-  peer: new Set(LINK_TYPES),
-};
+/** What a client may send. */
+export const OF_CLIENT: ReadonlySet<string> = /* @__PURE__ */ new Set([
+  ...LINK_TYPES,
+  ...["hello", "goodbye", "refresh", "watch", "signal", "ephemeral"],
+  ...["subscribe", "publish", "set", "history", "presence"],
+]);
+
+/** What a server may send: all but what only a client does. */
+export const OF_SERVER: ReadonlySet<string> = new Set(
+  Object.keys(FIELDS).filter(
+    (type) =>
+      !["hello", "refresh", "watch", "subscribe", "publish", "set", "history", "presence"].includes(type),
+  ),
+);
+
+/** What a peer may send over a data channel. Nothing there may say who it is from: identity is what the server
+ * stamped on the signals. */
+export const OF_PEER: ReadonlySet<string> = /* @__PURE__ */ new Set(LINK_TYPES);
 
 /** The messages whose user data may be bytes. */
 export type Carrier = MessageOf<"message" | "ephemeral" | "publish" | "set" | "publication">;
 
-const CARRIERS: ReadonlySet<string> = new Set(["message", "ephemeral", "publish", "set", "publication"]);
-
 /** Whether a message's user data may be bytes. */
 export function isCarrier(message: Message): message is Carrier {
-  return CARRIERS.has(message.type);
+  return "binary" in FIELDS[message.type];
 }
 
 // --- making, reading, writing ---------------------------------------------------------------------

@@ -166,9 +166,7 @@ export class Outbound {
   /** Number a body. Throws `NoRoom`; nothing is numbered then. */
   submit(data: unknown, binary = false, expires = Infinity): Outgoing {
     const entry = new Outgoing(this.nextSeq, data, binary, expires);
-    if (!this.hasRoom(entry.size)) {
-      throw new NoRoom(`${this.unsettled} numbers to ${this.peer} are neither stored nor settled`);
-    }
+    if (!this.hasRoom(entry.size)) throw new NoRoom();
     this.nextSeq += 1;
     this._entries.push(entry);
     this._unsafeBytes += entry.size;

@@ -97,8 +97,30 @@ function smooth(known: number | null, measured: number): number {
   return known === null ? measured : known + (measured - known) / 8;
 }
 
-/** The paths of one link, and the choice for each lane. */
-export class Paths {
+/** The paths of one link, and which of them a lane takes. */
+export interface PathChoice {
+  /** Whether a path is open. */
+  has(name: string): boolean;
+  /** Whether there is any. */
+  readonly some: boolean;
+  /** The open paths, oldest first. */
+  names(): string[];
+  /** A path is there; what was known of an earlier one of that name is forgotten. */
+  open(name: string, kind: PathKind, now: number): void;
+  /** A path is gone. */
+  close(name: string): void;
+  /** An answer to a ping came on a path. */
+  pong(name: string, ping: number, now: number): void;
+  /** Return the paths to send a lane's messages on, the best first. */
+  choose(lane: string, now: number): readonly string[];
+  /** Return the pings that are due. */
+  poll(now: number): PingPath[];
+  /** When there is something to do. */
+  nextTimer(now: number): number;
+}
+
+/** Any number of paths, and the choice for each lane. */
+export class Paths implements PathChoice {
   private readonly _paths = new Map<string, Path>();
   private readonly _chosen = new Map<string, string>();
 
@@ -162,6 +184,11 @@ export class Paths {
     }
     this._chosen.set(lane, choice.name);
     return [choice.name];
+  }
+
+  /** An answer to a ping came on a path. */
+  pong(name: string, ping: number, now: number): void {
+    this._paths.get(name)?.pong(ping, now);
   }
 
   /** Return the pings that are due. */

@@ -2,9 +2,45 @@
 
 import { PROBE_AFTER, STORE_AFTER } from "./limits.js";
 import { NEVER, type Outbound } from "./outbound.js";
+import type { PathChoice } from "./paths.js";
 
 /** The name of the path through the server; others are named by their driver. */
 export const SERVER = "server";
+
+/** The paths of a link that has only this one: it is trusted while it stands, and needs no pings. */
+export class ServerPath implements PathChoice {
+  some = false;
+
+  has(name: string): boolean {
+    return this.some && name === SERVER;
+  }
+
+  names(): string[] {
+    return this.some ? [SERVER] : [];
+  }
+
+  open(): void {
+    this.some = true;
+  }
+
+  close(): void {
+    this.some = false;
+  }
+
+  pong(): void {}
+
+  choose(): string[] {
+    return this.names();
+  }
+
+  poll(): [] {
+    return [];
+  }
+
+  nextTimer(): number {
+    return Infinity;
+  }
+}
 
 /** Seconds after which a sender that was told to wait tries again unasked, with one number: an answer to an
  * earlier copy may have overtaken `peer`. Doubled each time, up to the cap. */

@@ -11,10 +11,10 @@ import {
   compareIds,
   Decoder,
   encode,
+  impossible,
   isClientId,
   isUser,
   Malformed,
-  PEER,
   SERVER,
   utf8Length,
 } from "./codec.js";
@@ -28,14 +28,7 @@ import {
   PROTOCOL_ERROR,
 } from "./codes.js";
 import { type Command, Commands } from "./commands.js";
-import {
-  type Action,
-  type Answered,
-  type SessionEvent,
-  type State,
-  type StateChanged,
-  TRANSITIONS,
-} from "./events.js";
+import type { Action, Answered, SessionEvent, State, StateChanged } from "./events.js";
 import { Heartbeat } from "./heartbeat.js";
 import { MAX_LINKS, MAX_MESSAGE, PROTOCOL, STABLE_AFTER } from "./limits.js";
 import { keyOf, Link } from "./link.js";
@@ -44,11 +37,12 @@ import {
   type ErrorMessage,
   type Message,
   make,
+  OF_SERVER,
   type Signal,
   type Welcome,
 } from "./messages.js";
 import { DEFAULTS, type Options } from "./options.js";
-import type { PathKind } from "./paths.js";
+import type { PathChoice } from "./paths.js";
 import { payloads } from "./payload.js";
 import { SERVER as SERVER_PATH } from "./sending.js";
 import { Subscriptions } from "./subscriptions.js";
@@ -74,6 +68,8 @@ export interface SessionSettings {
   readonly options?: Options;
   /** The session of the page before this one. Its run is not resumed: this is another process. */
   readonly resume?: Resumption | null;
+  /** Makes the paths of each link, where there are others than the server's. */
+  readonly paths?: () => PathChoice;
 }
 
 /** The machine behind a client. */
@@ -89,6 +85,7 @@ export class Session {
   /** What the first hello resumes; the welcome replaces it. */
   resume: Resumption | null;
   private readonly _random: () => number;
+  private readonly _paths: SessionSettings["paths"];
   private readonly _backoff: Backoff;
   private _transport = false; // one is open
   private _online = false;
@@ -117,11 +114,12 @@ export class Session {
     readonly clientId: string,
     settings: SessionSettings,
   ) {
-    if (!isClientId(clientId)) throw new RangeError(`${JSON.stringify(clientId)} cannot be a client id`);
+    if (!isClientId(clientId)) throw impossible("client id", clientId);
     const options = settings.options ?? DEFAULTS;
     this.options = options;
     this.resume = settings.resume ?? null;
     this._random = settings.random;
+    this._paths = settings.paths;
     this._backoff = new Backoff(options.backoffInitial, options.backoffFactor, options.backoffCap);
   }
 
@@ -140,12 +138,18 @@ export class Session {
     if (known) return known;
     const possible = isClientId(peer) || peer === "$server" || isUser(peer);
     if ((peer === this.clientId && !user) || !possible) {
-      throw new RangeError(`${JSON.stringify(peer)} cannot be the other end of a link`);
+      throw impossible("peer", peer);
     }
-    if (!this.welcome) throw new NotOnlineYet("a link needs a client that has been online");
-    if (this.links.size >= MAX_LINKS) throw new TooManyLinks(`at most ${MAX_LINKS} links`);
+    if (!this.welcome) throw new NotOnlineYet();
+    if (this.links.size >= MAX_LINKS) throw new TooManyLinks("too many links");
     const { limits, durable } = this.welcome;
-    const settings = { window: limits.window, windowBytes: limits.window_bytes, durable, user };
+    const settings = {
+      window: limits.window,
+      windowBytes: limits.window_bytes,
+      durable,
+      user,
+      paths: this._paths?.(),
+    };
     const link = new Link(peer, this.run, settings);
     if (this._online) link.pathUp(SERVER_PATH, "server", 0);
     this.links.set(link.key, link);
@@ -207,7 +211,7 @@ export class Session {
   /** The transport that `open` asked for is there. */
   opened(token: string, now: number): void {
     if (this.state === "closed") {
-      this._actions.push({ kind: "close", code: NORMAL, reason: "the client was closed" });
+      this._actions.push({ kind: "close", code: NORMAL, reason: "closed" });
       return;
     }
     this._transport = true;
@@ -289,33 +293,6 @@ export class Session {
     }
   }
 
-  /** A data channel to a peer is open: one more path of its link. Names are the driver's. */
-  pathUp(peer: string, path: string, kind: PathKind, now: number): void {
-    const link = this.link(peer);
-    link.pathUp(path, kind, now);
-    this._touched.add(link);
-  }
-
-  /** It is gone. */
-  pathDown(peer: string, path: string): void {
-    const link = this.links.get(peer);
-    if (!link) return;
-    link.pathDown(path);
-    this._touched.add(link);
-  }
-
-  /** A payload came on a path other than the server's. Whose it is, is the driver's knowledge; a peer that
-   * claims a name, or sends what only a server may, loses the path. */
-  receivedOn(peer: string, path: string, payload: string | Uint8Array, now: number): void {
-    const link = this.links.get(peer);
-    if (!link?.paths.has(path)) return;
-    this._touched.add(link);
-    for (const message of typeof payload === "string" ? PEER.text(payload) : PEER.binary(payload)) {
-      if (message instanceof Malformed) return link.fail(path, message.reason);
-      link.receive(message, path, now);
-    }
-  }
-
   private _receive(message: Message | Malformed, now: number): void {
     if (message instanceof Malformed) return this._trouble(message.code, message.reason);
     switch (message.type) {
@@ -369,7 +346,7 @@ export class Session {
   private _welcomed(welcome: Welcome, now: number): void {
     if (this._online || !this._transport) return;
     if (this.run && welcome.run !== this.run) {
-      this._trouble("run", "the server changed this process's run");
+      this._trouble("run", "it changed");
       this._drop(PROTOCOL_ERROR, "another run", now);
       return;
     }
@@ -384,7 +361,7 @@ export class Session {
     const timeout = Math.min(Math.max(heartbeat.timeout / 1000, SHORTEST_BEAT), interval);
     this._heartbeat = new Heartbeat({ interval, timeout, misses: Math.max(heartbeat.misses, 1) }, now);
     this.subscriptions.maximum = limits.subscriptions;
-    this._decoder = limits.message === MAX_MESSAGE ? SERVER : new Decoder("server", limits.message);
+    this._decoder = limits.message === MAX_MESSAGE ? SERVER : new Decoder(OF_SERVER, limits.message);
     for (const link of this.links.values()) {
       link.adapt(limits.window, limits.window_bytes, welcome.durable);
       link.pathUp(SERVER_PATH, "server", now);
@@ -531,7 +508,6 @@ export class Session {
   }
 
   private _change(state: State, code = 0, reason = ""): void {
-    if (!TRANSITIONS[this.state].includes(state)) throw new Error(`${this.state} → ${state}`);
     this.state = state;
     this._events.push({ kind: "state", state, code, reason, error: "" });
   }

@@ -1,6 +1,6 @@
 /** A client's channels: what it wants, what it has, and where it stands in each. */
 
-import { compareIds, isId } from "./codec.js";
+import { compareIds, impossible, isId } from "./codec.js";
 import { MAX_CHANNEL, MAX_SUBSCRIPTIONS } from "./limits.js";
 import {
   type ErrorMessage,
@@ -108,9 +108,9 @@ export class Subscriptions {
   /** Subscribe, from a position or from now on. `state`: hear the shared state first, unless everything
    * behind the position follows. Throws `RangeError` for what cannot be a channel, `TooManySubscriptions`. */
   want(channel: string, wish: Wish = {}): void {
-    if (!isId(channel, MAX_CHANNEL)) throw new RangeError(`${JSON.stringify(channel)} cannot be a channel`);
+    if (!isId(channel, MAX_CHANNEL)) throw impossible("channel", channel);
     if (!this._wanted.has(channel) && this._wanted.size >= this.maximum) {
-      throw new TooManySubscriptions(`at most ${this.maximum} channels`);
+      throw new TooManySubscriptions("too many channels");
     }
     this._wanted.set(channel, new Wanted(wish));
     if (this._sent.has(channel)) this._rejoin.add(channel);
@@ -246,7 +246,7 @@ export class Subscriptions {
     const wanted = this._wanted.get(message.channel);
     if (!wanted) return null;
     if (!message.resubscribe) {
-      return this._forget(message.channel, message.code, "the server ended the subscription");
+      return this._forget(message.channel, message.code, "unsubscribed");
     }
     this.want(message.channel, wanted);
     return null;

@@ -18,6 +18,15 @@ describe.skipIf(!canServe || !existsSync(MODULE))("the built module", () => {
     return made;
   }
 
+  const subscribing = (bob: Client) =>
+    bob
+      .channel("doc")
+      .subscribe()
+      .then(
+        () => new Error("it stands"),
+        (error: Error) => error,
+      );
+
   beforeEach(async () => {
     built = await import(MODULE.href);
     server = new Server();
@@ -68,8 +77,14 @@ describe.skipIf(!canServe || !existsSync(MODULE))("the built module", () => {
     expect([link.signal({ sdp: "x" }), link.ephemeral("now")]).toEqual([true, true]);
     expect(await Promise.all([signal, ephemeral])).toEqual([{ sdp: "x" }, "now"]);
 
+    const reading = (async () => {
+      for await (const event of bob.events()) if (event.kind === "handler_failed") return event.what;
+      return "nothing";
+    })();
     await (await link.send("late", { lane: "bulk" })).delivered();
     await bob.close();
+    expect(await reading).toBe("nothing"); // it ends with the client
+    expect((await subscribing(bob)).name).toBe("ClientClosed");
     const waiting = await link.send("stored");
     await waiting.stored();
     expect(waiting.fate).toBe("stored");

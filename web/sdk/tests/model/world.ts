@@ -16,6 +16,7 @@ import { LANES } from "../../src/protocol/limits.js";
 import { Link, type LinkEvent } from "../../src/protocol/link.js";
 import { type LinkMessage, type Message, make } from "../../src/protocol/messages.js";
 import type { Outgoing, Settled } from "../../src/protocol/outbound.js";
+import { Paths } from "../../src/protocol/paths.js";
 import { SERVER } from "../../src/protocol/sending.js";
 
 /** Small, so that a model fills it. */
@@ -61,7 +62,7 @@ class End {
     public generation: number,
   ) {
     this.peer = name === "A" ? "B" : "A";
-    this.link = new Link(this.peer, run, { window: WINDOW });
+    this.link = new Link(this.peer, run, { window: WINDOW, paths: new Paths() });
   }
 }
 

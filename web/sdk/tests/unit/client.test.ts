@@ -343,7 +343,7 @@ test("what the server must not say is told, and goes on", async () => {
       '{"type":"dance"}\n{"type":"error","code":"limit","message":"no"}',
     );
     expect(heard).toEqual([
-      { kind: "trouble", code: "unknown_type", reason: 'no type "dance" here' },
+      { kind: "trouble", code: "unknown_type", reason: "dance" },
       { kind: "trouble", code: "limit", reason: "no" },
     ]);
     expect(alice.state).toBe("online");

@@ -1,10 +1,14 @@
 /** What the vectors do not say of links: bounds, and what a database has forgotten. */
 
 import { expect, test } from "vitest";
+import { encode } from "../../src/protocol/codec.js";
+import { pathDown, pathUp, receivedOn } from "../../src/protocol/direct.js";
 import { Inbound } from "../../src/protocol/inbound.js";
 import { Link as Machine } from "../../src/protocol/link.js";
 import { make } from "../../src/protocol/messages.js";
 import { Outbound } from "../../src/protocol/outbound.js";
+import { Paths } from "../../src/protocol/paths.js";
+import { Session } from "../../src/protocol/session.js";
 
 test("what is remembered of ended runs is bounded", () => {
   const link = new Machine("bob", 1);
@@ -39,4 +43,41 @@ test("what is stored nowhere any more ends as lost, once its receiver says so", 
     ["storage_lost", false],
     ["storage_lost", false],
   ]);
+});
+
+test("a data channel is one more path, until what comes there claims a name", () => {
+  const session = new Session("alice", { random: () => 0, paths: () => new Paths() });
+  session.start(0);
+  session.take(0);
+  session.opened("", 0);
+  const heartbeat = { interval: 30_000, timeout: 10_000, misses: 3 };
+  const limits = {
+    message: 65_536,
+    payload: 1_048_576,
+    subscriptions: 1,
+    watched: 1,
+    window: 9,
+    window_bytes: 99,
+  };
+  const names = { client_id: "alice", session: "s", secret: "x", generation: 1, attachment: 1, run: 1 };
+  const welcome = { ...names, resumed: false, durable: false, heartbeat, limits, time: 0 };
+  session.received(encode(make("welcome", welcome)), 0);
+  pathUp(session, "bob", "d1", "direct", 0);
+  const carried = () => session.take(0).filter((action) => action.kind === "carry");
+  expect(carried().map(({ path }) => path)).toEqual(["d1"]); // its first ping
+  receivedOn(session, "bob", "d1", encode(make("ping", { id: 7 })), 0);
+  expect(carried().map(({ payload }) => payload)).toEqual([encode(make("pong", { id: 7 }))]);
+  session.events();
+  receivedOn(
+    session,
+    "bob",
+    "d1",
+    encode(make("message", { run: 3, seq: 1, base: 1, from: "eve", data: 1 })),
+    0,
+  );
+  session.take(0);
+  expect(session.events()).toMatchObject([{ kind: "link", peer: "bob", event: { kind: "path_failed" } }]);
+  pathUp(session, "bob", "d2", "direct", 0);
+  pathDown(session, "bob", "d2");
+  expect(carried()).toEqual([]);
 });

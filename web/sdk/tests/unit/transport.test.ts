@@ -105,7 +105,7 @@ test("a payload that is too large ends it for good", () => {
   const { socket, heard } = dial();
   socket.fire("open");
   socket.fire("message", { data: "x".repeat(1024 * 1024 + 1) });
-  expect(heard.slice(1)).toEqual([["closed", 1009, "a payload has at most 1048576 bytes"]]);
+  expect(heard.slice(1)).toEqual([["closed", 1009, "too large"]]);
 });
 
 test("it is congested from one payload on, until a quarter is left", () => {
