@@ -8,15 +8,11 @@ const SECRETS = ["token", "access_token", "jwt"];
 /** Return the URL to open: `ws://` or `wss://`; without a path it is `/ws`. Throws `RangeError` for what is
  * no such URL, and for one with credentials: a token never travels in a URL. */
 export function parseAddress(url: string): string {
-  let parts: URL;
+  let parts: URL | null = null;
   try {
     parts = new URL(url);
-  } catch {
-    throw impossible("ws:// or wss:// address", url);
-  }
-  if (parts.protocol !== "ws:" && parts.protocol !== "wss:") {
-    throw impossible("ws:// or wss:// address", url);
-  }
+  } catch {}
+  if (!parts || !/^wss?:$/.test(parts.protocol)) throw impossible("ws:// or wss:// address", url);
   const secret = [...parts.searchParams.keys()].some((name) => SECRETS.includes(name.toLowerCase()));
   if (parts.username || parts.password || parts.hash || secret) {
     throw new RangeError("no credentials in an address");

@@ -24,6 +24,7 @@ import type { Answered, SessionEvent, State } from "./protocol/events.js";
 import { MAX_CHANNEL, MAX_MESSAGE, MAX_PENDING, MAX_WATCHED } from "./protocol/limits.js";
 import type { Link as Machine } from "./protocol/link.js";
 import type { Ephemeral, Signal, Welcome } from "./protocol/messages.js";
+import { obtain } from "./protocol/obtain.js";
 import { DEFAULTS, type Options } from "./protocol/options.js";
 import type { Settled, StoredNumber } from "./protocol/outbound.js";
 import { Session, TooManyLinks } from "./protocol/session.js";
@@ -222,13 +223,10 @@ export class Client {
 
   /** Return a channel. Throws `RangeError` for what cannot be its name. */
   channel(name: string): Channel {
-    let channel = this._channels.get(name);
-    if (!channel) {
+    return obtain(this._channels, name, () => {
       if (!isId(name, MAX_CHANNEL)) throw impossible("channel", name);
-      channel = new Channel(this, name);
-      this._channels.set(name, channel);
-    }
-    return channel;
+      return new Channel(this, name);
+    });
   }
 
   /** Iterate over the messages of all peers that have no reader of their own, first contacts included. */
@@ -412,12 +410,7 @@ export class Client {
   }
 
   private _link(peer: string): Link {
-    let link = this._links.get(peer);
-    if (!link) {
-      link = new Link(this, peer);
-      this._links.set(peer, link);
-    }
-    return link;
+    return obtain(this._links, peer, () => new Link(this, peer));
   }
 
   /** @internal */

@@ -9,6 +9,7 @@ import type { PeerState } from "./protocol/codes.js";
 import { MAX_KEY } from "./protocol/limits.js";
 import { keyOf, type LinkEvent, type Link as Machine, type Submission } from "./protocol/link.js";
 import { type LinkMessage, make } from "./protocol/messages.js";
+import { obtain } from "./protocol/obtain.js";
 import {
   EventStream,
   type Item,
@@ -166,13 +167,7 @@ export class Link implements AsyncIterable<Message> {
   }
 
   private _queue(how: Submission): Waiting[] {
-    const lane = how.lane ?? "messages";
-    let queue = this._queues.get(lane);
-    if (!queue) {
-      queue = [];
-      this._queues.set(lane, queue);
-    }
-    return queue;
+    return obtain(this._queues, how.lane ?? "messages", () => []);
   }
 
   private _hasRoom(body: Body, how: Submission, first = false): boolean {

@@ -5,6 +5,7 @@ import { Busy } from "./errors.js";
 import type { MessagesLost } from "./events.js";
 import { Message } from "./message.js";
 import { impossible } from "./protocol/codec.js";
+import { obtain } from "./protocol/obtain.js";
 
 /** Events kept for a reader that does not come; then the oldest go. */
 const KEPT_EVENTS = 1024;
@@ -54,12 +55,7 @@ export class Post {
 
   /** The inbox of a peer. */
   inbox(peer: string): Inbox {
-    let inbox = this.inboxes.get(peer);
-    if (!inbox) {
-      inbox = new Inbox();
-      this.inboxes.set(peer, inbox);
-    }
-    return inbox;
+    return obtain(this.inboxes, peer, () => new Inbox());
   }
 
   /** Hold an item and wake who takes it. */

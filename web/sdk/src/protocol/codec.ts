@@ -179,14 +179,7 @@ export function sizeOf(data: unknown): number {
 
 /** How many bytes a text has in UTF-8. */
 export function utf8Length(text: string): number {
-  let length = text.length;
-  for (let index = 0; index < text.length; index++) {
-    const unit = text.charCodeAt(index);
-    if (unit < 0x80) continue;
-    // Each half of a pair counts two; the pair has four bytes.
-    length += unit < 0x800 || (unit >= 0xd800 && unit < 0xe000) ? 1 : 2;
-  }
-  return length;
+  return encoder.encode(text).length;
 }
 
 function longer(text: string, bytes: number): boolean {

@@ -21,6 +21,7 @@ import {
   type Probe,
   type Skip,
 } from "./messages.js";
+import { obtain } from "./obtain.js";
 import { Outbound, type Outgoing, type Settled, type StoredNumber } from "./outbound.js";
 import type { PathChoice, PathKind } from "./paths.js";
 import { KNOCK_CAP, SERVER, Sending, ServerPath } from "./sending.js";
@@ -138,14 +139,10 @@ export class Link {
   /** Number a body for sending; it leaves with the next `take`. Throws `NoRoom` when the lane has no room,
    * `RangeError` for an unknown lane. */
   submit(data: unknown, how: Submission = {}): Outgoing {
-    const outbound = this._lane(how.lane ?? "messages").outbound;
-    const entry = outbound.submit(data, how.binary, how.expires);
-    entry.request = how.request ?? "";
-    entry.deadline = how.deadline ?? 0;
-    entry.reply = how.reply ?? "";
-    entry.failed = how.failed ?? false;
-    entry.collapse = how.collapse ?? "";
-    entry.context = how.context;
+    const { lane = "messages", binary, expires, context, ...wire } = how;
+    const entry = this._lane(lane).outbound.submit(data, binary, expires);
+    entry.wire = wire;
+    entry.context = context;
     return entry;
   }
 
@@ -318,12 +315,7 @@ export class Link {
       this._inbound.clear();
       this._peerRun = run;
     }
-    let inbound = this._inbound.get(lane);
-    if (!inbound) {
-      inbound = new Inbound(lane, run, base, this.window, this.windowBytes);
-      this._inbound.set(lane, inbound);
-    }
-    return inbound;
+    return obtain(this._inbound, lane, () => new Inbound(lane, run, base, this.window, this.windowBytes));
   }
 
   private _receiveAck(ack: Ack, path: string, now: number): void {
@@ -444,15 +436,12 @@ export class Link {
   }
 
   private _lane(lane: string): Sending {
-    let sending = this._sending.get(lane);
-    if (!sending) {
+    return obtain(this._sending, lane, () => {
       if (!LANES.includes(lane)) throw impossible("lane", lane);
       const outbound = new Outbound(this.peer, lane, this.run, this.window, this.windowBytes);
       outbound.process = this.peerProcess;
-      sending = new Sending(outbound);
-      this._sending.set(lane, sending);
-    }
-    return sending;
+      return new Sending(outbound);
+    });
   }
 
   private _ways(lane: string, now: number): readonly string[] {

@@ -28,12 +28,9 @@ const SEVERAL = -2;
 /** One number of a lane, from its sender's side. `context` is the driver's own. */
 export class Outgoing {
   size: number;
-  request = "";
-  deadline = 0;
-  reply = "";
-  failed = false;
+  /** What its message says besides. */
+  wire: Partial<LinkMessage> = {};
   ask = false;
-  collapse = "";
   context: unknown = undefined;
   copies = 0;
   /** The receiver's process that may have the body, if it is one. */
@@ -343,19 +340,15 @@ export class Outbound {
       entry.left(this.sure && server ? this.process : 0);
       messages.push(
         make("message", {
+          ...entry.wire,
           run: this.run,
           seq: entry.seq,
           base,
           to: this.peer,
           lane: this.lane,
           ask: entry.ask,
-          request: entry.request,
-          deadline: entry.deadline,
-          reply: entry.reply,
-          failed: entry.failed,
           store,
           ttl: entry.expires === Infinity ? 0 : Math.max(Math.trunc((entry.expires - now) * 1000), 1),
-          collapse: entry.collapse,
           binary: entry.binary,
           data: entry.data,
         }),
