@@ -10,7 +10,6 @@ from duolink.protocol import limits
 from duolink.protocol.codes import PeerState
 from duolink.protocol.former import MAX_FORMER
 from duolink.protocol.link import (
-    REPORT,
     SERVER,
     SMALL,
     Link,
@@ -35,6 +34,7 @@ from duolink.protocol.messages import (
     Wait,
 )
 from duolink.protocol.paths import PROMOTE_AFTER, PathKind
+from duolink.protocol.receiving import REPORT
 
 RUN, PEER_RUN = 7, 3
 
@@ -319,7 +319,7 @@ def test_history_7_what_is_remembered_of_ended_runs_is_bounded() -> None:
     b = End()
     for run in range(9, 9 + 3 * MAX_FORMER):
         b.hear(message(1, run=run))
-    assert len(list(b.link._former)) == MAX_FORMER
+    assert len(list(b.link._receiving.former)) == MAX_FORMER
     assert b.finish(message(1, run=9)) == [] and not b.link.owes_acks, "the oldest are forgotten"
 
 

@@ -275,3 +275,18 @@ def test_the_wire_message_carries_what_the_entry_says() -> None:
     wanted.reply, wanted.failed, wanted.binary = "q", True, True
     assert message == wanted
     assert list(half.transmit(5, 9)) == [] and list(half.transmit(2, 1)) == []
+
+
+def test_a_skip_that_overtakes_its_number_on_another_path_makes_no_loss_certain() -> None:
+    """A copy is on its way to the server when the number expires; the skip goes by a data channel, and the
+    receiver's process says lost; it restarts, and the server hands the copy to the next one."""
+    for server, certain in ((True, True), (False, False)):
+        half = Outbound("B", "messages", 7, 8, 65536)
+        half.meet(3)
+        half.submit(Raw(b"1"), expires=1.0)
+        list(half.transmit(1, 1, 0.0, server=True))
+        assert half.expire(1.0) == []
+        (skip,) = half.transmit(1, 1, 1.0, server=server)
+        assert isinstance(skip, Skip)
+        (settled,) = half.acknowledge(Ack(run=7, seq=1, lost=[LostRange(1, 1, "expired")], by=3))
+        assert (settled.reason, settled.certain) == ("expired", certain)

@@ -13,8 +13,7 @@ from msgspec import Raw
 
 from duolink.protocol import limits
 from duolink.protocol.codes import ErrorCode, LossReason, PeerState
-from duolink.protocol.former import Former
-from duolink.protocol.inbound import BeyondCredit, Inbound, Lost, Received
+from duolink.protocol.inbound import BeyondCredit, Lost, Received
 from duolink.protocol.messages import (
     Ack,
     Error,
@@ -32,6 +31,7 @@ from duolink.protocol.messages import (
 )
 from duolink.protocol.outbound import Outbound, Outgoing, Record, Settled, Stored, WindowFull
 from duolink.protocol.paths import PathKind, Paths
+from duolink.protocol.receiving import Receiving
 from duolink.protocol.records import CursorChange, LaneChange, SavedCursor, SavedLane
 from duolink.protocol.sending import KNOCK_CAP, SERVER, Sending
 
@@ -50,10 +50,6 @@ __all__ = [
 
 SMALL: Final = 1024
 """Bytes up to which a message goes both ways while trust in a path has lapsed."""
-
-REPORT: Final = 1.0
-"""Seconds within which the server, too, hears of what was acknowledged on other paths."""
-
 
 _NAMED: Final = frozenset({LinkMessage, Ack, Skip, Probe})
 
@@ -116,12 +112,7 @@ class Link:
         self._opened = False  # the peer has acknowledged something of this run
         self._sending: dict[str, Sending] = {}
         self._granted: dict[tuple[str, str], int] = {}  # (path, lane) → highest number the peer takes
-        self._peer_run = 0
-        self._inbound: dict[str, Inbound] = {}
-        self._former = Former()
-        self._cursors: dict[str, SavedCursor] = {}  # lane → where an earlier process was
-        self._arrived: dict[str, str] = {}  # lane → path by which the newest message came
-        self._report_at = inf
+        self._receiving = Receiving(peer, user, run, window, window_bytes, journaled)
         self._events: list[Event] = []
         self._out: list[tuple[str, Message]] = []
 
@@ -167,11 +158,7 @@ class Link:
 
     def finish(self, message: LinkMessage, now: float) -> None:
         """The application has finished with a received message: it is delivered."""
-        inbound = self._inbound.get(message.lane)
-        if inbound is not None and inbound.run == message.run:
-            inbound.finish(message.seq, now)
-        else:
-            self._former.finish(message.run, message.lane, message.seq, now)
+        self._receiving.finish(message, now)
 
     def abandon(self, reason: str) -> list[Settled]:
         """This process gives up its link: what is not settled ends as lost."""
@@ -185,13 +172,11 @@ class Link:
     @property
     def owes_acks(self) -> bool:
         """Whether something that is finished has not been acknowledged yet."""
-        return any(inbound.ack_at < inf for inbound in (*self._inbound.values(), *self._former))
+        return self._receiving.owes_acks
 
     def hurry(self, now: float) -> None:
         """Do not let acknowledgements wait for company: this end is about to leave."""
-        for inbound in (*self._inbound.values(), *self._former):
-            if inbound.ack_at < inf:
-                inbound.ack_at = now
+        self._receiving.hurry(now)
 
     @property
     def idle(self) -> bool:
@@ -204,12 +189,7 @@ class Link:
         """Take over, while this link is new, what an earlier process left; see `Outbound.restore`."""
         for lane in lanes:
             self._lane(lane.lane).outbound.restore(lane, anew=anew)
-        for cursor in cursors:
-            if cursor.run > self._peer_run:
-                self._peer_run = cursor.run
-                self._cursors.clear()
-            if cursor.run == self._peer_run:
-                self._cursors[cursor.lane] = cursor
+        self._receiving.restore(cursors)
 
     def outstanding(self) -> list[Outgoing]:
         """The numbers whose end was not told."""
@@ -226,8 +206,7 @@ class Link:
 
     def cursor_changes(self) -> list[CursorChange]:
         """Return, once, which cursors of the inbound lanes have moved."""
-        changes = (inbound.change(self.peer, self.user) for inbound in self._inbound.values())
-        return [change for change in changes if change is not None]
+        return self._receiving.changes()
 
     # --- paths -------------------------------------------------------------------------------
 
@@ -245,8 +224,7 @@ class Link:
         self.window, self.window_bytes, self.durable = window, window_bytes, durable
         for sending in self._sending.values():
             sending.outbound.window, sending.outbound.window_bytes = window, window_bytes
-        for inbound in self._inbound.values():
-            inbound.window, inbound.window_bytes = window, window_bytes
+        self._receiving.adapt(window, window_bytes)
 
     def path_down(self, path: str) -> None:
         """A path is gone."""
@@ -312,16 +290,14 @@ class Link:
             self.fail(path, f"{type(message).__name__} is not allowed here")
 
     def _receive_message(self, message: LinkMessage, path: str, now: float) -> None:
-        inbound = self._receiving(message.run, message.base, message.lane, path)
-        if inbound is None:
-            self._former.again(message.run, message.lane, now)
-            return
-        self._arrived[message.lane] = path
         try:
-            self._events += inbound.message(message, now, granting=path != SERVER)
+            items = self._receiving.message(message, path, now)
         except BeyondCredit as error:
             self.fail(path, str(error))
             return
+        if items is None:
+            return
+        self._events += items
         if message.ack_run and message.ack_run == self.run:
             sending = self._sending.get(message.lane)
             if sending is not None:
@@ -330,48 +306,10 @@ class Link:
                 self._acknowledged(sending, settled, received, now)
 
     def _receive_control(self, message: Skip | Probe, path: str, now: float) -> None:
-        start = message.start if type(message) is Probe else 0
-        known = message.lane in self._inbound and message.run == self._peer_run
-        inbound = self._receiving(message.run, start or message.base, message.lane, path, start)
-        if inbound is None:
-            self._former.again(message.run, message.lane, now)
-            return
-        self._arrived[message.lane] = path
-        if type(message) is Probe:
-            if not known:
-                inbound.inherit(message.lost)
-            self._events += inbound.begin(message.start, now)
-            self._events += inbound.probe(message.seq, message.base, now)
-            return
-        assert type(message) is Skip
         try:
-            self._events += inbound.skip(message, now, granting=path != SERVER)
+            self._events += self._receiving.control(message, path, now)
         except BeyondCredit as error:
             self.fail(path, str(error))
-
-    def _receiving(self, run: int, base: int, lane: str, path: str, start: int = 0) -> Inbound | None:
-        """The half that takes a lane's numbers of that run; None if they are to be dropped. `start`: where
-        the server knows this client to be."""
-        if lane not in limits.LANES or run < self._peer_run:
-            return None
-        if run > self._peer_run:
-            if path != SERVER:
-                return None  # a new run is opened by the server, behind what it still has of the old one
-            for ended in self._inbound.values():
-                self._events += ended.end()
-            self._former.end(self._inbound.values())
-            self._inbound.clear()
-            self._cursors.clear()
-            self._peer_run = run
-        inbound = self._inbound.get(lane)
-        if inbound is None:
-            cursor = self._cursors.pop(lane, None)
-            if cursor is not None:
-                base = max(cursor.finished + 1, start)
-            inbound = self._inbound[lane] = Inbound(lane, run, base, self.window, self.window_bytes)
-            if self.journaled:
-                inbound.journaled(cursor)
-        return inbound
 
     def _receive_ack(self, ack: Ack, path: str, now: float) -> None:
         sending = self._sending.get(ack.lane)
@@ -459,18 +397,13 @@ class Link:
         for sending in self._sending.values():
             self._events += sending.outbound.expire(now)
             self._transmit(sending, now)
-        self._acknowledge(now)
+        self._out += self._receiving.acknowledge(self.paths, lambda lane: self._ways(lane, now), now)
         out, self._out = self._out, []
         return out
 
     def next_timer(self, now: float) -> float:
         """When `take` has something to do, if nothing happens before."""
-        timer = min(self.paths.next_timer(now), self._report_at if SERVER in self.paths else inf)
-        if self.paths.names():
-            for inbound in self._inbound.values():
-                timer = min(timer, inbound.ack_at, inbound.pull_at)
-        if SERVER in self.paths:
-            timer = min(timer, self._former.ack_at)
+        timer = min(self.paths.next_timer(now), self._receiving.next_timer(self.paths))
         for sending in self._sending.values():
             timer = min(timer, sending.outbound.next_expiry())
             if self.paths.names():
@@ -524,7 +457,7 @@ class Link:
                 if type(message) is LinkMessage:
                     if index and len(bytes(message.data)) > SMALL:
                         continue
-                    self._ride(message, path, now)
+                    self._receiving.ride(message, path, now)
                 self._out.append((path, message))
             sending.top = max(sending.top, last)
             sending.store_at = min(sending.store_at, now + limits.STORE_AFTER)
@@ -569,31 +502,3 @@ class Link:
                 lane=outbound.lane,
             )
             self._out.append((path, probe))
-
-    def _ride(self, message: LinkMessage, path: str, now: float) -> None:
-        inbound = self._inbound.get(message.lane)
-        if inbound is not None and inbound.cursor and inbound.may_ride():
-            message.ack_run, message.ack = inbound.run, inbound.cursor
-            inbound.rode()
-            if path != SERVER:
-                self._report_at = min(self._report_at, now + REPORT)
-
-    def _acknowledge(self, now: float) -> None:
-        for inbound in self._inbound.values():
-            if not inbound.poll(now):
-                continue
-            path = self._arrived.get(inbound.lane, SERVER)
-            if path not in self.paths:
-                path = next(iter(self._ways(inbound.lane, now)), "")
-            if not path:
-                continue
-            self._out.append((path, inbound.ack(self.peer, self.run, self.user, granting=path != SERVER)))
-            if path != SERVER:
-                self._report_at = min(self._report_at, now + REPORT)
-        if SERVER in self.paths and now >= self._former.ack_at:
-            due = [inbound for inbound in self._former if now >= inbound.ack_at]
-            self._out += [(SERVER, inbound.ack(self.peer, self.run, self.user)) for inbound in due]
-        if now >= self._report_at and SERVER in self.paths:
-            self._report_at = inf
-            for inbound in self._inbound.values():
-                self._out.append((SERVER, inbound.ack(self.peer, self.run, self.user)))

@@ -416,6 +416,8 @@ class Outbound:
             if server and entry.relayed == NEVER:
                 entry.relayed = now
             if entry.reason:
+                if not server and entry.process != _NOBODY:
+                    entry.process = _SEVERAL  # the skip may overtake a copy, which another process then gets
                 run.append(entry)
                 continue
             # Where a path other than the server's leads, the server has told at another time.
