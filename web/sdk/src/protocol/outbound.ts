@@ -333,6 +333,8 @@ export class Outbound {
       if (entry.sent === NEVER) entry.sent = now;
       if (server && entry.relayed === NEVER) entry.relayed = now;
       if (entry.reason) {
+        // The skip may overtake a copy, which another process then gets.
+        if (!server && entry.process !== NOBODY) entry.process = SEVERAL;
         run.push(entry);
         continue;
       }

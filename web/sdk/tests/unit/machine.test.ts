@@ -81,3 +81,17 @@ test("a data channel is one more path, until what comes there claims a name", ()
   pathDown(session, "bob", "d2");
   expect(carried()).toEqual([]);
 });
+
+test("a skip that overtakes its number on another path makes no loss certain", () => {
+  for (const server of [true, false]) {
+    const outbound = new Outbound("bob", "messages", 7, 8, 1000);
+    outbound.meet(3);
+    outbound.submit("x", false, 1);
+    outbound.transmit(1, 1, 0, true);
+    expect(outbound.expire(1)).toEqual([]);
+    expect(outbound.transmit(1, 1, 1, server)).toMatchObject([{ type: "skip" }]);
+    const lost = [[1, 1, "expired"]] as const;
+    const settled = outbound.acknowledge(make("ack", { run: 7, seq: 1, to: "a", lost, by: 3 }));
+    expect(settled).toMatchObject([{ reason: "expired", certain: server }]);
+  }
+});
