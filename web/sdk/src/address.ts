@@ -2,8 +2,8 @@
 
 import { impossible } from "./protocol/codec.js";
 
-/** Names of query parameters that somebody writes who takes this for another protocol; proxies log them. */
-const SECRETS = ["token", "access_token", "jwt"];
+/** Query parameters that somebody writes who takes this for another protocol; proxies log them. */
+const SECRET = /[?&](token|access_token|jwt)(=|&|$)/i;
 
 /** Return the URL to open: `ws://` or `wss://`; without a path it is `/ws`. Throws `RangeError` for what is
  * no such URL, and for one with credentials: a token never travels in a URL. */
@@ -13,8 +13,7 @@ export function parseAddress(url: string): string {
     parts = new URL(url);
   } catch {}
   if (!parts || !/^wss?:$/.test(parts.protocol)) throw impossible("ws:// or wss:// address", url);
-  const secret = [...parts.searchParams.keys()].some((name) => SECRETS.includes(name.toLowerCase()));
-  if (parts.username || parts.password || parts.hash || secret) {
+  if (parts.username || parts.password || parts.hash || SECRET.test(parts.search)) {
     throw new RangeError("no credentials in an address");
   }
   if (parts.pathname === "/") parts.pathname = "/ws";

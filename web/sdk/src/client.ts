@@ -27,7 +27,7 @@ import type { Ephemeral, Signal, Welcome } from "./protocol/messages.js";
 import { obtain } from "./protocol/obtain.js";
 import { DEFAULTS, type Options } from "./protocol/options.js";
 import type { Settled, StoredNumber } from "./protocol/outbound.js";
-import { Session, TooManyLinks } from "./protocol/session.js";
+import { Session } from "./protocol/session.js";
 import { Requests } from "./requests.js";
 import {
   EventStream,
@@ -201,11 +201,7 @@ export class Client {
   link(peer: string, { watch = true }: { readonly watch?: boolean } = {}): Link {
     this._checkOpen();
     const session = this._session;
-    try {
-      session.link(peer);
-    } catch (error) {
-      throw error instanceof TooManyLinks ? new RangeError(error.message) : error;
-    }
+    session.link(peer);
     if (watch && !peer.startsWith("@") && !session.watched.has(peer)) {
       const most = this.welcome?.limits.watched ?? MAX_WATCHED;
       if (session.watched.size >= most) throw new RangeError(`${most} are watched; pass watch: false`);

@@ -3,27 +3,16 @@
 /** A promise with its ends in reach. The first end counts; a rejection that nobody awaits is nobody's
  * business. */
 export class Deferred<T> {
-  done = false;
   readonly promise: Promise<T>;
-  private _resolve!: (value: T) => void;
-  private _reject!: (error: unknown) => void;
+  resolve!: (value: T) => void;
+  reject!: (error: unknown) => void;
 
   constructor() {
     this.promise = new Promise((resolve, reject) => {
-      this._resolve = resolve;
-      this._reject = reject;
+      this.resolve = resolve;
+      this.reject = reject;
     });
     this.promise.catch(() => {});
-  }
-
-  resolve(value: T): void {
-    this.done = true;
-    this._resolve(value);
-  }
-
-  reject(error: unknown): void {
-    this.done = true;
-    this._reject(error);
   }
 
   /** Reject it with what `error` makes, if it has no end within so many seconds. Returns a function that

@@ -114,7 +114,7 @@ export class Link implements AsyncIterable<Message> {
     const body = this._encode(data);
     const requests = this._client._requests;
     const [name, answer] = requests.begin();
-    const late = () => new RequestTimeout(`no answer from ${this.peer} within ${timeout} s`);
+    const late = () => new RequestTimeout(`no answer within ${timeout} s`);
     const stop = answer.expire(timeout, late);
     const deadline = Math.max(Math.trunc(timeout * 1000), 1);
     try {
@@ -210,7 +210,7 @@ export class Link implements AsyncIterable<Message> {
     const queue = this._queue(how);
     if (this._hasRoom(body, how)) this._submit(body, how);
     else if (queue.length >= MAX_ANSWERS) {
-      this._client._trouble("overflow", `an answer was dropped: ${this.peer} takes none`);
+      this._client._trouble("overflow", `answer to ${this.peer}`);
     } else queue.push({ body, how, sent: new Deferred() });
   }
 

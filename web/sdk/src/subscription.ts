@@ -7,7 +7,6 @@ import type { ChannelGap } from "./events.js";
 import { sizeOf } from "./protocol/codec.js";
 import type { Publication as Wire } from "./protocol/messages.js";
 import type { ChannelEvent, ChannelJoined, PresenceEvent } from "./protocol/subscriptions.js";
-import { TooManySubscriptions } from "./protocol/subscriptions.js";
 import type { Position } from "./publication.js";
 import { type Entry, entryOf, SharedState, type StateSet } from "./state.js";
 import { Bell } from "./stream.js";
@@ -80,11 +79,7 @@ export class Subscription implements AsyncIterableIterator<Entry | ChannelGap> {
     const client = this._client;
     client._checkOpen();
     if (client._subscriptions.has(this.channel)) throw new Busy("subscribed already");
-    try {
-      this._want(this._queued);
-    } catch (error) {
-      throw error instanceof TooManySubscriptions ? new RangeError(error.message) : error;
-    }
+    this._want(this._queued);
     this._started = true;
     client._subscriptions.set(this.channel, this);
   }

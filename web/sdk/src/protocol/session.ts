@@ -50,9 +50,6 @@ import { Subscriptions } from "./subscriptions.js";
 /** A client that was never online has no run, hence no numbers to give. */
 export class NotOnlineYet extends Error {}
 
-/** `MAX_LINKS` links are there already. */
-export class TooManyLinks extends Error {}
-
 /** Seconds below which no server may make its clients ping or wait. */
 const SHORTEST_BEAT = 0.1;
 
@@ -132,7 +129,8 @@ export class Session {
   }
 
   /** The link to a peer, made when it is not there. With `user`: what the peer sends to that user. Throws
-   * `NotOnlineYet` before the first welcome, `RangeError` for what cannot be a client, `TooManyLinks`. */
+   * `NotOnlineYet` before the first welcome, `RangeError` for what cannot be a client, or one
+   * more than `MAX_LINKS`. */
   link(peer: string, user = ""): Link {
     const known = this.links.get(keyOf(peer, user));
     if (known) return known;
@@ -141,7 +139,7 @@ export class Session {
       throw impossible("peer", peer);
     }
     if (!this.welcome) throw new NotOnlineYet();
-    if (this.links.size >= MAX_LINKS) throw new TooManyLinks("too many links");
+    if (this.links.size >= MAX_LINKS) throw new RangeError("too many links");
     const { limits, durable } = this.welcome;
     const settings = {
       window: limits.window,

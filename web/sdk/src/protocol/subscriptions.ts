@@ -82,9 +82,6 @@ class Wanted {
   }
 }
 
-/** The server takes no more channels of one client. */
-export class TooManySubscriptions extends Error {}
-
 /** The full desired set, and the positions in it.
  *
  * A publication that is not the next one shows a hole: the channel is given up and wanted again from its
@@ -106,11 +103,12 @@ export class Subscriptions {
   }
 
   /** Subscribe, from a position or from now on. `state`: hear the shared state first, unless everything
-   * behind the position follows. Throws `RangeError` for what cannot be a channel, `TooManySubscriptions`. */
+   * behind the position follows. Throws `RangeError` for what cannot be a channel, or one more than
+   * the server takes. */
   want(channel: string, wish: Wish = {}): void {
     if (!isId(channel, MAX_CHANNEL)) throw impossible("channel", channel);
     if (!this._wanted.has(channel) && this._wanted.size >= this.maximum) {
-      throw new TooManySubscriptions("too many channels");
+      throw new RangeError("too many channels");
     }
     this._wanted.set(channel, new Wanted(wish));
     if (this._sent.has(channel)) this._rejoin.add(channel);
