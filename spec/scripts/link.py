@@ -390,6 +390,16 @@ DURABLE: list[tuple[str, str, dict[str, Any], list[Step]]] = [
         ],
     ),
     (
+        "a lane to which nothing has come begins at a later start without a word",
+        "A killed server has forgotten that an earlier process had finished with 1 … 3, and says so later.",
+        {},
+        [
+            up(0), hear(0, "probe", **{"from": "B"}, run=PEER_RUN, seq=0, base=1, start=1),
+            hear(0.1, "probe", **{"from": "B"}, run=PEER_RUN, seq=3, base=1, start=4),
+            message(0.2, 4), done(0.3, 4), *tick(0.4),
+        ],
+    ),
+    (
         "what was sent to a user is acknowledged as that",
         "The end of a stream to @carol at one of her clients.",
         {"user": "@carol"},

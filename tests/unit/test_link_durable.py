@@ -354,6 +354,27 @@ def test_what_lies_below_the_start_and_has_not_come_is_lost_and_told() -> None:
     assert (told.seq, [(each.first, each.last) for each in told.lost]) == (6, [(2, 3), (5, 5)])
 
 
+def test_a_lane_to_which_nothing_has_come_begins_at_a_later_start_without_a_word() -> None:
+    """A killed server has forgotten that an earlier process had finished with 1 … 41, and says start 1; the
+    sender, which knows, then sends base 42. Nobody has lost anything."""
+    b = Durable()
+    b.hear(probe(0, start=1))
+    b.hear(probe(41, start=42))
+    b.hear(message(42, base=1))
+    assert b.heard() == [42]
+    b.finish(message(42))
+    told = [m for m in b.at(1.0) if isinstance(m, Ack)][-1]
+    assert (told.seq, told.lost) == (42, [])
+
+
+def test_what_has_come_is_handed_over_whatever_a_later_start_says() -> None:
+    b = Durable()
+    b.hear(probe(0, start=1))
+    b.hear(message(3))
+    b.hear(probe(5, start=6))
+    assert b.heard() == [(1, 2, "gone"), 3, (4, 5, "gone")]
+
+
 def test_a_start_far_away_costs_nothing() -> None:
     b = Durable()
     b.hear(message(1))

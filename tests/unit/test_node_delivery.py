@@ -308,6 +308,19 @@ def test_a_loss_behind_numbers_that_nobody_kept_says_that_they_are_settled(world
     assert (skip.seq, skip.last, skip.base, skip.user) == (5, 6, 5, "@bob")
 
 
+def test_a_message_behind_numbers_that_are_settled_says_that_it_begins_there(world):
+    """A server was killed before bob's cursor was on the disk, and begins at 1 again; his sender knows that
+    1 … 3 are settled. A receiver that waits for them would wait until it connects anew."""
+    mailbox = flaky(world)
+    put(world, 1)
+    mailbox.held = []
+    bob = world.client("bob")
+    put(world, 4, base=4)  # behind the list of what there is
+    mailbox.release()
+    probes = [message for message in bob.take() if type(message) is Probe]
+    assert [(probe.seq, probe.start) for probe in probes][-1] == (3, 4)
+
+
 def test_binary_rows_travel_as_they_were_kept(world):
     alice = world.client("alice")
     header = b'{"type":"message","to":"bob","run":%d,"seq":1,"base":1,"binary":true}\n\x00\n\xff' % (

@@ -44,6 +44,7 @@ class Inbound:
     __slots__ = (
         "_ask",
         "_done",
+        "_first",
         "_held",
         "_held_bytes",
         "_lost",
@@ -65,7 +66,7 @@ class Inbound:
     def __init__(self, lane: str, run: int, base: int, window: int, window_bytes: int) -> None:
         self.lane, self.run = lane, run
         self.window, self.window_bytes = window, window_bytes
-        self.expected = base
+        self.expected = self._first = base
         self.finished = base - 1
         self.ack_at = inf  # when an acknowledgement is due
         self.pull_at = inf  # when the hole is asked for
@@ -85,6 +86,7 @@ class Inbound:
         with may be under way no more, so that a hole is asked for soon."""
         self.kept = self._told = self.finished
         if cursor is not None:
+            self._first = 0  # what comes next is to come, whatever a server says
             self.inherit(list(cursor.lost))
             self._pull_wait = limits.ACK_DELAY
 
@@ -144,7 +146,13 @@ class Inbound:
 
     def begin(self, start: int, now: float) -> list[Received | Lost]:
         """A durable server begins to hand over at `start`: what is below and has not come will not come. That
-        is told as lost, since the sender may not know it."""
+        is told as lost, since the sender may not know it; not by a lane to which nothing has come yet: it
+        begins there, as an earlier process of this receiver has finished with what is below."""
+        if self.expected == self._first < start and not self._held:
+            self.expected = self._first = start
+            self.finished = start - 1
+            if self.kept is not None:
+                self.kept = self._told = self.finished
         items: list[Received | Lost] = []
         for seq in sorted(held for held in self._held if held < start):
             items += self._miss(seq) + self._take(seq)

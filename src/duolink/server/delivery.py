@@ -380,16 +380,19 @@ class Delivery:
         whether that was all."""
         stream = backlog.stream
         user = stream.receiver if stream.receiver[0] == "@" else ""
-        if not backlog.announced:
+        jump = not row.reason and row.seq > max(backlog.acked, backlog.sent) + 1
+        if jump or not backlog.announced:
             # Where it begins, for a receiver that has no memory of the stream; to another it is no news.
+            # Again where numbers are missing: they are settled, as nothing else leaves a hole in a mailbox.
             backlog.announced = True
+            before = row.seq - 1 if jump else backlog.acked
             probe = Probe(
                 run=stream.run,
-                seq=backlog.acked,
+                seq=before,
                 base=1,
                 sender=stream.sender,
                 lane=stream.lane,
-                start=backlog.acked + 1,
+                start=before + 1,
                 lost=backlog.lost,
                 user=user,
             )
