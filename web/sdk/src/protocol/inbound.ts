@@ -43,6 +43,7 @@ export class Inbound {
   want = false;
   private readonly _held = new Map<number, LinkMessage | Skip>();
   private _heldBytes = 0;
+  private _first: number; // where it began
   private _done = new Set<number>();
   private _lost: LostRange[] = [];
   private _ask = 0; // an acknowledgement is wanted once this number is finished
@@ -56,7 +57,7 @@ export class Inbound {
     public window: number,
     public windowBytes: number,
   ) {
-    this.expected = base;
+    this.expected = this._first = base;
     this.finished = base - 1;
   }
 
@@ -117,8 +118,13 @@ export class Inbound {
   }
 
   /** A durable server begins to hand over at `start`: what is below and has not come will not come. That is
-   * told as lost, since the sender may not know it. */
+   * told as lost, since the sender may not know it; not by a lane to which nothing has come yet: it begins
+   * there, as an earlier process of this receiver has finished with what is below. */
   begin(start: number, now: number): (Received | Lost)[] {
+    if (this.expected === this._first && this._first < start && !this._held.size) {
+      this.expected = this._first = start;
+      this.finished = start - 1;
+    }
     const items: (Received | Lost)[] = [];
     this._pass(start, items, true);
     return this._release(now, items);
