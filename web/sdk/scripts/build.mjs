@@ -1,0 +1,44 @@
+/** Builds `dist/`: one minified module, and the types beside it. Fails when the module is larger than promised. */
+
+import { execFileSync } from "node:child_process";
+import { rmSync, writeFileSync } from "node:fs";
+import { brotliCompressSync, gzipSync } from "node:zlib";
+import { build } from "esbuild";
+import { minify } from "terser";
+import { knownNames } from "./names.mjs";
+
+/** Bytes of the module, gzipped, that a page may have to load. */
+const MOST = 21_504;
+
+const known = knownNames("src/index.ts", "src/protocol/messages.ts");
+rmSync("dist", { recursive: true, force: true });
+const bundle = await build({
+  entryPoints: ["src/index.ts"],
+  outfile: "dist/duolink.js",
+  bundle: true,
+  format: "esm",
+  target: "es2022",
+  minifySyntax: true,
+  mangleProps: /^/, // all but those that somebody else knows
+  reserveProps: new RegExp(`^(${known.join("|")})$`),
+  sourcemap: "external",
+  write: false,
+});
+const [map, code] = bundle.outputFiles.map((file) => file.text);
+const module = await minify(code, {
+  module: true,
+  ecma: 2020,
+  compress: { passes: 3, pure_getters: true, unsafe_arrows: true },
+  sourceMap: { content: map, filename: "duolink.js", url: "duolink.js.map" },
+});
+execFileSync("node", ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"], { stdio: "inherit" });
+writeFileSync("dist/duolink.js", module.code);
+writeFileSync("dist/duolink.js.map", module.map);
+
+const size = gzipSync(module.code, { level: 9 }).length;
+const brotli = brotliCompressSync(module.code).length;
+console.log(`dist/duolink.js: ${module.code.length} bytes, ${size} gzipped, ${brotli} with brotli`);
+if (size > MOST) {
+  console.error(`more than ${MOST} bytes`);
+  process.exit(1);
+}

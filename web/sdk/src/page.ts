@@ -1,0 +1,146 @@
+/**
+ * What a page does to a client that lives in it: it sleeps, it is hidden and its timers become slow, it is
+ * reloaded. Outside a page (in a worker, in Node) there is less of that, or nothing.
+ *
+ * A reload is a new process: it has forgotten what it had numbered, so it presents no run and gets a new
+ * one (docs/protocol.md §5). But it may resume the *session* of the page before it, with that one's
+ * secret: its connection is replaced without a probe, and channels see no leave and join. The secret lies
+ * in `sessionStorage` only between two pages: it is written when a page goes and consumed when the next
+ * one reads it. "Duplicate tab" copies that storage, so a session belongs to the page that holds a Web
+ * Lock of its name; who does not get the lock, or has no Web Locks, begins a new session, and the server
+ * decides about the name.
+ */
+
+import type { Resumption } from "./protocol/session.js";
+
+/** Milliseconds a new page waits for the lock of the one before it, which the browser is about to release. */
+const LOCK_PATIENCE = 500;
+
+/** What a page tells the driver. */
+export interface PageUser {
+  /** It woke up, or the network is back. */
+  wake(): void;
+  /** There may be no network. */
+  doubt(): void;
+  /** It goes, for now or for good: return what the next one may resume. */
+  leaving(): Resumption | null;
+}
+
+type Listener = [target: EventTarget, type: string, listener: (event: globalThis.Event) => void];
+
+/** The page a client lives in. `name` tells its clients apart. */
+export class Page {
+  private _listeners: Listener[] = [];
+  private _release: (() => void) | null = null;
+  private _session = "";
+
+  /** `resume`: sessions go from page to page. */
+  constructor(
+    private readonly _name: string,
+    private readonly _resume: boolean,
+  ) {}
+
+  /** Whether timers may come very late here: then nothing should wait for one. */
+  get slow(): boolean {
+    return globalThis.document?.visibilityState === "hidden";
+  }
+
+  /** Begin to listen. */
+  listen(user: PageUser): void {
+    const { document, navigator } = globalThis;
+    const page = globalThis as unknown as Partial<EventTarget>;
+    if (!page.addEventListener) return;
+    const target = page as EventTarget;
+    const connection = (navigator as { connection?: EventTarget } | undefined)?.connection;
+    const wake = () => user.wake();
+    this._listeners = [
+      [target, "online", wake],
+      [target, "offline", () => user.doubt()],
+      [target, "pageshow", () => this._returned(user)],
+      [target, "pagehide", () => this._keep(user.leaving())],
+    ];
+    if (document) this._listeners.push([document, "visibilitychange", () => this.slow || user.wake()]);
+    if (document) this._listeners.push([document, "resume", wake]);
+    if (connection?.addEventListener) this._listeners.push([connection, "change", () => user.doubt()]);
+    for (const [each, type, listener] of this._listeners) each.addEventListener(type, listener);
+  }
+
+  /** Listen no more: the client is closed, and its session with it. */
+  leave(): void {
+    for (const [each, type, listener] of this._listeners) each.removeEventListener(type, listener);
+    this._listeners = [];
+    this._release?.();
+    this._release = null;
+    this._session = "";
+  }
+
+  /** Take over, once, what the page before this one has left; null: nothing, or another page has it. */
+  async take(): Promise<Resumption | null> {
+    const kept = this._consume();
+    return kept && (await this._own(kept.session)) ? kept : null;
+  }
+
+  /** This page's client has a session now. */
+  began(session: string): void {
+    if (session !== this._session) void this._own(session);
+  }
+
+  private _returned(user: PageUser): void {
+    this._consume(); // from the back/forward cache: nobody else may resume what lives on
+    user.wake();
+  }
+
+  private get _storage(): Storage | null {
+    try {
+      return this._resume && globalThis.document ? globalThis.sessionStorage : null;
+    } catch {
+      return null; // a sandboxed page has none
+    }
+  }
+
+  private get _locks(): LockManager | undefined {
+    return globalThis.navigator?.locks;
+  }
+
+  private _keep(resumption: Resumption | null): void {
+    if (!resumption || !this._locks) return;
+    const { session, secret } = resumption;
+    try {
+      this._storage?.setItem(this._name, JSON.stringify({ session, secret }));
+    } catch {
+      // Full, or forbidden: the next page begins a new session.
+    }
+  }
+
+  private _consume(): Resumption | null {
+    const text = this._storage?.getItem(this._name);
+    if (!text) return null;
+    this._storage?.removeItem(this._name);
+    try {
+      const { session, secret } = JSON.parse(text);
+      return typeof session === "string" && typeof secret === "string" ? { session, secret } : null;
+    } catch {
+      return null;
+    }
+  }
+
+  /** Hold the lock of a session until the page or the client is gone. Returns whether it was free. */
+  private _own(session: string): Promise<boolean> {
+    const locks = this._locks;
+    if (!locks || !this._storage) return Promise.resolve(false);
+    this._release?.();
+    this._session = session;
+    return new Promise((resolve) => {
+      const patience = new AbortController();
+      const timer = setTimeout(() => patience.abort(), LOCK_PATIENCE);
+      const held = () => {
+        clearTimeout(timer);
+        resolve(true);
+        return new Promise<void>((release) => {
+          this._release = release;
+        });
+      };
+      locks.request(`duolink ${session}`, { signal: patience.signal }, held).catch(() => resolve(false));
+    });
+  }
+}

@@ -1,0 +1,36 @@
+/**
+ * When to try again: exponential backoff with full jitter (M. Brooker, "Exponential Backoff And Jitter", AWS
+ * Architecture Blog, 2015).
+ */
+
+/** Delays before reconnect attempts: `random × min(cap, initial × factorⁿ)`, n = 0, 1, 2 … */
+export class Backoff {
+  attempts = 0;
+
+  constructor(
+    readonly initial = 1,
+    readonly factor = 2,
+    readonly cap = 30,
+  ) {
+    if (!(initial > 0 && initial <= cap && factor >= 1)) {
+      throw new RangeError("impossible backoff");
+    }
+  }
+
+  /** The longest delay `next` can return now, in seconds. */
+  get bound(): number {
+    return Math.min(this.initial * this.factor ** this.attempts, this.cap);
+  }
+
+  /** Count an attempt and return the seconds to wait before it; `random` lies in [0, 1). */
+  next(random: number): number {
+    const delay = random * this.bound;
+    this.attempts += 1;
+    return delay;
+  }
+
+  /** A connection has lasted: begin again. */
+  reset(): void {
+    this.attempts = 0;
+  }
+}
