@@ -220,8 +220,11 @@ class Play:
         finally:
             self.over = True
             self.server.kill()
-            for actor in (*self.sources, *self.receivers):
-                await actor.die()
+            actors = (*self.sources, *self.receivers)
+            ends = await asyncio.gather(*(actor.die() for actor in actors), return_exceptions=True)
+        for end in ends:
+            if end is not None:
+                raise end
 
     async def _play(self) -> None:
         await self.server.start()
