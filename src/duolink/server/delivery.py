@@ -380,10 +380,11 @@ class Delivery:
         whether that was all."""
         stream = backlog.stream
         user = stream.receiver if stream.receiver[0] == "@" else ""
-        jump = not row.reason and row.seq > max(backlog.acked, backlog.sent) + 1
+        jump = row.seq > max(backlog.acked, backlog.sent) + 1
         if jump or not backlog.announced:
             # Where it begins, for a receiver that has no memory of the stream; to another it is no news.
             # Again where numbers are missing: they are settled, as nothing else leaves a hole in a mailbox.
+            # (By `start`: a `base` would say that the sender has heard of what the receiver has lost.)
             backlog.announced = True
             before = row.seq - 1 if jump else backlog.acked
             probe = Probe(
@@ -405,7 +406,7 @@ class Delivery:
                 run=stream.run,
                 seq=first,
                 last=last,
-                base=first if first > backlog.sent + 1 else 1,  # what is not kept before it, is settled
+                base=1,
                 reason=row.reason,
                 sender=stream.sender,
                 lane=stream.lane,
