@@ -296,9 +296,9 @@ def test_a_huge_loss_is_told_a_window_at_a_time(world):
 
 
 def test_a_loss_behind_numbers_that_nobody_kept_says_that_it_begins_there(world):
-    """Its receiver has told 31 … 40 as lost; its sender has not heard of it and sends 31 … 45 as lost again, of
-    which 41 … 45 are handed over. Were their `base` 41, the receiver would forget what it has told, and its
-    next acknowledgement would call 31 … 40 delivered."""
+    """Its receiver has told 31 … 40 as lost; its sender has not heard of it and sends 31 … 45 as lost again,
+    of which 41 … 45 are handed over. Were their `base` 41, the receiver would forget what it has told, and
+    its next acknowledgement would call 31 … 40 delivered."""
     put(world, 1, to="@bob")
     assert kept(world) == 0, "nobody is bob"
     world.client("bob:1").cut()

@@ -2,6 +2,7 @@
 
 import { execFileSync } from "node:child_process";
 import { rmSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { brotliCompressSync, gzipSync } from "node:zlib";
 import { build } from "esbuild";
 import { minify } from "terser";
@@ -31,7 +32,8 @@ const module = await minify(code, {
   compress: { passes: 3, pure_getters: true, unsafe_arrows: true },
   sourceMap: { content: map, filename: "duolink.js", url: "duolink.js.map" },
 });
-execFileSync("node", ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"], { stdio: "inherit" });
+const tsc = createRequire(import.meta.url).resolve("typescript/bin/tsc");
+execFileSync("node", [tsc, "-p", "tsconfig.build.json"], { stdio: "inherit" });
 writeFileSync("dist/duolink.js", module.code);
 writeFileSync("dist/duolink.js.map", module.map);
 
