@@ -1,4 +1,4 @@
-"""The HTTP side of the server's port: health, readiness, metrics, and a page that says what this is.
+"""The HTTP side of the server's port: health, readiness, metrics, pages, and one that says what this is.
 
 An ASGI application; the listener hands it every request that is no WebSocket upgrade.
 """
@@ -12,11 +12,12 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from duolink.server.handshake import names_this_machine
 from duolink.server.metrics import render
+from duolink.server.pages import Pages, built
 from duolink.server.settings import Config, is_loopback
 
 Readiness = Callable[[], Sequence[str]]
@@ -42,17 +43,22 @@ code { background: #8882; padding: .1em .3em }</style>
 <li>Clients connect by WebSocket to <code>/ws</code>.</li>
 <li><code>/healthz</code> answers while the process lives, <code>/readyz</code> while it takes clients.</li>
 <li><code>/metrics</code> is for Prometheus.</li>
-</ul>
+<li><code>/sdk/duolink.js</code> is the SDK for web pages.</li>
+{doors}</ul>
 <p>To talk: <code>duolink chat alice bob</code> here, <code>duolink chat bob alice</code> there.</p>
 </html>
 """
 
 
-def make_app(config: Config, registry: CollectorRegistry, not_ready: Readiness) -> Starlette:
-    """Return the ASGI application."""
+def make_app(
+    config: Config, registry: CollectorRegistry, not_ready: Readiness, pages: Pages | None = None
+) -> Starlette:
+    """Return the ASGI application. `pages`: others than those that are built."""
+    pages = pages or built()
 
-    async def page(request: Request) -> Response:
-        return HTMLResponse(_PAGE, headers=_HEADERS)
+    async def front(request: Request) -> Response:
+        path = pages.front(config)
+        return RedirectResponse(path, headers=_HEADERS) if path else HTMLResponse(page, headers=_HEADERS)
 
     async def healthz(request: Request) -> Response:
         return _json({"alive": True})
@@ -68,12 +74,16 @@ def make_app(config: Config, registry: CollectorRegistry, not_ready: Readiness) 
         content_type, body = render(registry, request.headers.get("accept", ""))
         return Response(body, media_type=content_type, headers=_HEADERS)
 
+    served = {"playground": config.playground, "console": config.http.console}
+    doors = [f'<li><a href="/{name}">The {name}</a></li>\n' for name, on in served.items() if on]
+    page = _PAGE.replace("{doors}", "".join(doors))
     return Starlette(
         routes=[
-            Route("/", page),
+            Route("/", front),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/metrics", metrics),
+            *pages.routes(config),
         ],
         exception_handlers={HTTPException: _problem, Exception: _internal},
     )
