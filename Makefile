@@ -6,7 +6,7 @@ bin := .venv/bin
 stamp := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test check bench torture soak fuzz format clean
+.PHONY: help setup web run demo test check bench torture soak fuzz format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,7 +17,11 @@ $(stamp): pyproject.toml requirements-dev.lock scripts/setup
 	@scripts/setup
 	@touch $@
 
-run: $(stamp) ## Serve in the foreground (PORT=8080)
+web: $(stamp) ## Build the playground, the console and the SDK for web pages, where their sources have changed
+	@scripts/web
+
+run: $(stamp) ## Serve in the foreground (PORT=8080), with the playground; open the address it prints
+	@scripts/web || echo "run: serving without the pages; everything else works"
 	@exec $(bin)/duolink serve --port $(PORT)
 
 demo: $(stamp) ## Play a conversation with a cut and a restart, and explain it
@@ -56,5 +60,5 @@ format: $(stamp) ## Format the code and fix what can be fixed
 	$(bin)/ruff format .
 
 clean: ## Delete .venv and everything that was generated
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov dist build
+	rm -rf .venv src/duolink/server/pages web/node_modules web/*/dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov dist build
 	find src tests benchmarks examples scripts -type d -name __pycache__ -prune -exec rm -rf {} +
