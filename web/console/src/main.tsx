@@ -1,0 +1,11 @@
+import "duolink-style/style.css";
+import "uplot/dist/uPlot.min.css";
+import "./console.css";
+import { render } from "preact";
+import { Credentials, tabStorage } from "./api/credentials.js";
+import { App } from "./app.js";
+import { Operations } from "./operations.js";
+
+const operations = new Operations(new Credentials(tabStorage()));
+operations.start();
+render(<App operations={operations} />, document.body);
