@@ -85,7 +85,18 @@ export interface ClientFacts extends Omit<ClientRow, "mailbox"> {
   channels: { name: string; offset: number }[];
   links: { peer: string; lane: string; in_flight: number }[];
   mailbox: { messages: number; bytes: number; oldest: number | null } | null;
-  claims: Record<string, unknown> | null;
+  claims: Rights | null;
+}
+
+/** What a client's token allows: exact names, or beginnings that end in "*". */
+export interface Rights {
+  user: string | null;
+  client: string | null;
+  subscribe: string[];
+  publish: string[];
+  links: string[];
+  expires: number | null;
+  operator: boolean;
 }
 
 export interface ChannelRow {
@@ -97,7 +108,7 @@ export interface ChannelRow {
 }
 
 export interface ChannelFacts extends ChannelRow {
-  retention: Record<string, unknown>;
+  retention: Record<string, number>;
   state_entries: number | null;
 }
 

@@ -51,16 +51,17 @@ export function DataField({ kind, text, onKind, onText }: DataFieldProps) {
   );
 }
 
-/** Characters of data in a row of a table, and of data that is opened. */
+/** Characters of data that need no opening, of data in a row of a table, and of data that is opened. */
+const PLAIN = 80;
 const IN_ROW = 160;
 const OPENED = 20_000;
 
 /** A value in one line; a long one can be opened. */
 export function Data({ value, binary }: { value: unknown; binary?: string | undefined }) {
   if (binary !== undefined) return <code class="data">binary, base64: {line(binary, IN_ROW)}</code>;
-  const whole = typeof value === "string" ? value : JSON.stringify(value, null, 2);
   const row = line(value, IN_ROW);
-  if (row === whole) return <code class="data">{row}</code>;
+  if (row.length <= PLAIN && !row.includes("\n")) return <code class="data">{row}</code>;
+  const whole = typeof value === "string" ? value : JSON.stringify(value, null, 2);
   return (
     <details class="data">
       <summary>

@@ -11,7 +11,7 @@ import type {
   PublishOutcome,
   StateEntry,
 } from "../api/shapes.js";
-import { ago, clock, count, line } from "../format.js";
+import { ago, bytes, clock, count, duration, words } from "../format.js";
 import { PAGE_ROWS } from "../model/paging.js";
 import { Data, DataField, type DataKind, dataOf } from "../parts/data.js";
 import { type Fact, Facts, Panel, Title, Trouble } from "../parts/facts.js";
@@ -70,10 +70,14 @@ function known(facts: ChannelFacts): Fact[] {
     ["Offset", count(facts.offset), "Number of its newest message"],
     ["Epoch", <code key="epoch">{facts.epoch ?? "–"}</code>, "Which life of its log"],
     ["Entries of state", count(facts.state_entries)],
-    ...Object.entries(facts.retention).map(
-      ([name, value]): Fact => [`Retention: ${name.replaceAll("_", " ")}`, line(value, 60)],
-    ),
+    ...Object.entries(facts.retention).map(limit),
   ];
+}
+
+/** A limit of what the channel keeps; the end of its name says its unit. */
+function limit([name, value]: [string, number]): Fact {
+  const text = name.endsWith("_s") ? duration(value) : name.endsWith("_bytes") ? bytes(value) : count(value);
+  return [`Keeps: ${words(name.replace(/_s$/, ""))}`, text];
 }
 
 function History({ name, newest }: { name: string; newest: number | null }) {

@@ -2,9 +2,9 @@
 
 import { useContext, useState } from "preact/hooks";
 import { Problem } from "../api/api.js";
-import type { ClientFacts, SendOutcome } from "../api/shapes.js";
+import type { ClientFacts, Rights, SendOutcome } from "../api/shapes.js";
 import { ago, bytes, clock, count, milliseconds } from "../format.js";
-import { Data, DataField, type DataKind, dataOf } from "../parts/data.js";
+import { DataField, type DataKind, dataOf } from "../parts/data.js";
 import { Dialog } from "../parts/dialog.js";
 import { type Fact, Facts, Panel, Title, Trouble } from "../parts/facts.js";
 import { HappeningList } from "../parts/happenings.js";
@@ -105,7 +105,6 @@ function Known({ facts }: { facts: ClientFacts }) {
     ["Attachment", plain(facts.attachment), "Counts the connections of this session"],
     ["Run", plain(facts.run), "The present life of its process"],
   ];
-  const claims = Object.entries(facts.claims ?? {});
   return (
     <>
       <div class="thirds">
@@ -116,12 +115,7 @@ function Known({ facts }: { facts: ClientFacts }) {
           <Facts facts={traffic} />
         </Panel>
         <Panel title="Session and rights">
-          <Facts
-            facts={[
-              ...identity,
-              ...claims.map(([name, value]): Fact => [name, <Data key={name} value={value} />]),
-            ]}
-          />
+          <Facts facts={[...identity, ...(facts.claims ? rights(facts.claims, now) : [])]} />
         </Panel>
       </div>
       <div class="columns">
@@ -159,6 +153,18 @@ function Known({ facts }: { facts: ClientFacts }) {
       </div>
     </>
   );
+}
+
+function rights({ client, subscribe, publish, links, expires, operator }: Rights, now: number): Fact[] {
+  const names = (patterns: string[]) => patterns.join(", ") || "nothing";
+  return [
+    ["May be", client ?? "clients of its user", "The client ids its token allows"],
+    ["May subscribe to", names(subscribe)],
+    ["May publish to", names(publish)],
+    ["May link to", links.join(", ") || "nobody"],
+    ["Token ends", expires === null ? "never" : clock(expires, now)],
+    ...(operator ? [["Operator", "yes"] as Fact] : []),
+  ];
 }
 
 const plain = (value: number | null) => (value === null ? "–" : String(value));
