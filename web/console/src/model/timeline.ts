@@ -13,6 +13,9 @@ export const WINDOW = 10;
 /** Seconds without a sample after which a line is broken off instead of drawn across. */
 const GAP = 3.5;
 
+/** Seconds by which a server's clock must have been turned back for what was drawn to be given up. */
+const TURNED_BACK = 60;
+
 export const SERIES = [
   "websocket",
   "tcp",
@@ -138,10 +141,11 @@ export class Timeline {
     return first && last ? latency(first, last) : { p50: null, p90: null, p99: null };
   }
 
-  /** Take a sample. One that is not newer than the last is dropped; after another process's, lines begin again. */
+  /** Take a sample. One that is not newer than the last is dropped (unless the clock was turned back); after another process's, lines begin again. */
   add(sample: Stats): void {
     const last = this.sample;
-    if (last && sample.time <= last.time && sample.uptime_s >= last.uptime_s) return;
+    if (last && sample.time < last.time - TURNED_BACK * 1000) return this._restart(sample);
+    if (last && sample.time <= last.time) return;
     const joined = last !== null && follows(last, sample);
     if (last && (!joined || sample.time - last.time > GAP * 1000)) {
       this._push(Math.max(last.time + 1, (this._times.at(-1) ?? 0) * 1000 + 1), EMPTY);
@@ -179,6 +183,11 @@ export class Timeline {
       if (result.max === null || value > result.max) result.max = value;
     }
     return result;
+  }
+
+  private _restart(sample: Stats): void {
+    for (const ring of [this._times, this._rows, this._window]) ring.clear();
+    this.add(sample);
   }
 
   private _push(time: number, row: Row): void {
