@@ -324,7 +324,7 @@ export class FakeApi {
 
   private _stream(query: URLSearchParams, request: IncomingMessage, response: ServerResponse): void {
     response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-store" });
-    const last = Number(request.headers["last-event-id"] ?? 0);
+    const last = Number(request.headers["last-event-id"] ?? query.get("since") ?? Number.POSITIVE_INFINITY);
     response.write(event("server", this.server()));
     for (const happening of this._happenings)
       if (happening.id > last) response.write(event("happened", happening, happening.id));
