@@ -50,10 +50,10 @@ function Frame() {
   const refused = standing.state === "refused" ? standing : null;
   return (
     <>
-      <a class="skip" href={hashOf(route)} onClick={(event) => skip(event, main.current)}>
-        Skip to content
-      </a>
       <header>
+        <a class="skip" href={hashOf(route)} onClick={(event) => skip(event, main.current)}>
+          Skip to content
+        </a>
         <div class="top">
           <span class="brand">duolink</span>
           <nav aria-label="Pages of this server">

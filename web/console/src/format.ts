@@ -16,6 +16,10 @@ export function short(value: Maybe): string {
   return scaled(value, 1000, ["", "k", "M", "G", "T"], "");
 }
 
+/** "1 client", "3 clients" */
+export const things = (number: number, one: string, many = `${one}s`): string =>
+  `${count(number)} ${number === 1 ? one : many}`;
+
 /** 2048 → "2 KiB" */
 export const bytes = (value: Maybe): string =>
   known(value) ? scaled(value, 1024, ["B", "KiB", "MiB", "GiB", "TiB"], " ") : UNKNOWN;

@@ -114,7 +114,8 @@ export class Api {
     return this._get<Page<MailboxRow>>("/mailboxes", query, call);
   }
 
-  /** Open the stream of samples and happenings: those after `lastId`, or ("") all that are kept. Its body may be read for as long as the signal allows. */
+  /** Open the stream of samples and happenings: those after `lastId`, or ("") all that are kept. Its body may be
+   * read for as long as the signal allows. */
   async events(interval: number, lastId: string, signal: AbortSignal): Promise<ReadableStream<Uint8Array>> {
     const headers: Record<string, string> = { accept: "text/event-stream" };
     if (lastId) headers["last-event-id"] = lastId;

@@ -46,7 +46,7 @@ export const SERIES = [
 
 export type Series = (typeof SERIES)[number];
 
-/** Null: not known at that time. Rates are per second, latencies and lag in ms, cpu in percent of one core. */
+/** Null: not known at that time. `connections` are those of clients; rates are per second, latencies and lag in ms, cpu in percent of one core. */
 export type Row = Record<Series, number | null>;
 
 /** How fast a total grew, per second. Null: it began again, or no time has passed. */
@@ -78,7 +78,7 @@ export function derive(sample: Stats, previous: Stats | null, window: Stats | nu
     websocket,
     tcp,
     http,
-    connections: websocket + tcp + http,
+    connections: websocket + tcp,
     active: sample.sessions.active,
     detached: sample.sessions.detached,
     messages_received: per((stats) => stats.messages.received),
@@ -141,7 +141,8 @@ export class Timeline {
     return first && last ? latency(first, last) : { p50: null, p90: null, p99: null };
   }
 
-  /** Take a sample. One that is not newer than the last is dropped (unless the clock was turned back); after another process's, lines begin again. */
+  /** Take a sample. One that is not newer than the last is dropped, unless the clock was turned back; after
+   * those of another process, lines begin again. */
   add(sample: Stats): void {
     const last = this.sample;
     if (last && sample.time < last.time - TURNED_BACK * 1000) return this._restart(sample);

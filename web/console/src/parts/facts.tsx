@@ -50,11 +50,10 @@ export function Panel({
   children: ComponentChildren;
   aside?: ComponentChildren;
 }) {
-  const id = `panel-${title.toLowerCase().replaceAll(/[^a-z]+/g, "-")}`;
   return (
-    <section class="card panel" aria-labelledby={id}>
+    <section class="card panel">
       <div class="panel-head">
-        <h2 id={id}>{title}</h2>
+        <h2>{title}</h2>
         {aside}
       </div>
       {children}

@@ -1,7 +1,7 @@
 /** The channels there are. */
 
 import type { ChannelRow, Page } from "../api/shapes.js";
-import { count } from "../format.js";
+import { count, things } from "../format.js";
 import { orderText, PAGE_ROWS, parseOrder, Trail } from "../model/paging.js";
 import { Title, Trouble } from "../parts/facts.js";
 import { useLoaded } from "../parts/loaded.js";
@@ -82,11 +82,7 @@ export function ChannelsView({ query }: { query: ListQuery }) {
         />
       </div>
       <Pager
-        what={
-          value
-            ? `${count(value.items.length)} channel${value.items.length === 1 ? "" : "s"}${partial ? " on this page" : ""}`
-            : ""
-        }
+        what={value ? `${things(value.items.length, "channel")}${partial ? " on this page" : ""}` : ""}
         first={back === null ? null : to({ after: "" })}
         previous={back === null ? null : to({ after: back })}
         next={next === null ? null : to({ after: next })}

@@ -1,6 +1,6 @@
 /** Everything that is known of one client, and what an operator can do about it. */
 
-import { useContext, useState } from "preact/hooks";
+import { useContext, useEffect, useState } from "preact/hooks";
 import { Problem } from "../api/api.js";
 import type { ClientFacts, Rights, SendOutcome } from "../api/shapes.js";
 import { ago, bytes, clock, count, milliseconds } from "../format.js";
@@ -8,8 +8,8 @@ import { DataField, type DataKind, dataOf } from "../parts/data.js";
 import { Dialog } from "../parts/dialog.js";
 import { type Fact, Facts, Panel, Title, Trouble } from "../parts/facts.js";
 import { HappeningList } from "../parts/happenings.js";
-import { OperationsContext } from "../parts/live.js";
-import { useLoaded } from "../parts/loaded.js";
+import { OperationsContext, useLive } from "../parts/live.js";
+import { LIST_REFRESH, useLoaded } from "../parts/loaded.js";
 import { Table } from "../parts/table.js";
 import { hashOf } from "../route.js";
 import { State } from "./clients.js";
@@ -18,12 +18,22 @@ import { State } from "./clients.js";
 const MOST_ROWS = 200;
 
 export function ClientView({ client }: { client: string }) {
-  const { value, error, reload } = useLoaded<ClientFacts>("client", (signal, { api }) =>
-    api.client(client, { signal }),
+  const [here, setHere] = useState(true);
+  const { value, error, reload } = useLoaded<ClientFacts>(
+    "client",
+    (signal, { api }) => api.client(client, { signal }),
+    here ? LIST_REFRESH : 0, // who is gone is not asked for, until something happens to him
   );
+  const { happenings } = useLive();
+  const newest = happenings.matching({ client, exactly: true }, 1)[0]?.id;
   const [asking, setAsking] = useState(false);
   const [done, setDone] = useState("");
   const gone = error instanceof Problem && error.status === 404;
+  useEffect(() => setHere(!gone), [gone]);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: it is loaded anew when something has happened
+  useEffect(() => {
+    if (newest !== undefined) reload();
+  }, [newest]);
   const connected = value !== null && !gone && value.state === "active";
   return (
     <>

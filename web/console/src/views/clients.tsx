@@ -2,7 +2,7 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { ClientRow, Page } from "../api/shapes.js";
-import { ago, bytes, count } from "../format.js";
+import { ago, bytes, count, things } from "../format.js";
 import { orderText, PAGE_ROWS, parseOrder, Trail } from "../model/paging.js";
 import { Title, Trouble } from "../parts/facts.js";
 import { useLoaded } from "../parts/loaded.js";
@@ -168,7 +168,7 @@ function emptyText(loaded: boolean, prefix: string, state: string): string {
 function whatText(page: Page<ClientRow> | null, sorted: boolean, after: string): string {
   if (!page) return "";
   const partial = page.next !== null || after !== "";
-  const rows = `${count(page.items.length)} client${page.items.length === 1 ? "" : "s"}`;
+  const rows = things(page.items.length, "client");
   return partial ? `${rows} on this page${sorted ? ", which is sorted by itself" : ""}` : rows;
 }
 

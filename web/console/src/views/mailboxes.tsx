@@ -1,7 +1,7 @@
 /** What waits for clients and users that are not here. */
 
 import type { MailboxRow, Page } from "../api/shapes.js";
-import { ago, bytes, count } from "../format.js";
+import { ago, bytes, count, things } from "../format.js";
 import { PAGE_ROWS, Trail } from "../model/paging.js";
 import { Title, Trouble } from "../parts/facts.js";
 import { useLoaded } from "../parts/loaded.js";
@@ -68,15 +68,16 @@ export function MailboxesView({ query }: { query: ListQuery }) {
         />
       </div>
       <Pager
-        what={
-          value
-            ? `${count(value.items.length)} mailbox${value.items.length === 1 ? "" : "es"}${order === "depth" && value.items.length === PAGE_ROWS ? ", the deepest" : ""}`
-            : ""
-        }
+        what={value ? whatText(value.items.length, order) : ""}
         first={order === "name" && back !== null ? to({ after: "" }) : null}
         previous={order === "name" && back !== null ? to({ after: back }) : null}
         next={next === null ? null : to({ after: next })}
       />
     </>
   );
+}
+
+function whatText(rows: number, order: "depth" | "name"): string {
+  const text = things(rows, "mailbox", "mailboxes");
+  return order === "depth" && rows === PAGE_ROWS ? `${text}, the deepest` : text;
 }

@@ -173,7 +173,7 @@ function Tiles() {
       <Tile
         name="Connections"
         value={count(row.connections)}
-        more={`${count(row.active)} active, ${count(row.detached)} detached`}
+        more={sessions(row.active, row.detached)}
         href={hashOf({ page: "clients", query: NO_QUERY })}
       />
       <Tile
@@ -214,6 +214,10 @@ function Tiles() {
     </dl>
   );
 }
+
+/** Sessions outlive connections: the difference is who may come back in a moment. */
+const sessions = (active: number | null, detached: number | null): string =>
+  `${count(active)} active, ${count(detached)} detached`;
 
 const delay = (value: Percentile | null): string =>
   (value?.beyond ? "> " : "") + milliseconds(value === null ? null : value.seconds * 1000);
