@@ -30,7 +30,6 @@ export function ClientView({ client }: { client: string }) {
   const [done, setDone] = useState("");
   const gone = error instanceof Problem && error.status === 404;
   useEffect(() => setHere(!gone), [gone]);
-  // biome-ignore lint/correctness/useExhaustiveDependencies: it is loaded anew when something has happened
   useEffect(() => {
     if (newest !== undefined) reload();
   }, [newest]);
