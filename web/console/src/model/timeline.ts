@@ -149,7 +149,7 @@ export class Timeline {
     if (last && sample.time <= last.time) return;
     const joined = last !== null && follows(last, sample);
     if (last && (!joined || sample.time - last.time > GAP * 1000)) {
-      this._push(Math.max(last.time + 1, (this._times.at(-1) ?? 0) * 1000 + 1), EMPTY);
+      this._push(Math.max(last.time + 1, (this.newest ?? 0) * 1000 + 1), EMPTY);
     }
     const first = this._window.at(0);
     const holed = first !== undefined && sample.time - first.time > (WINDOW + GAP) * 1000;
@@ -162,6 +162,16 @@ export class Timeline {
   /** Times in seconds, oldest first. */
   times(): number[] {
     return this._times.toArray();
+  }
+
+  /** The time of a row, in seconds. */
+  time(index: number | null): number | undefined {
+    return index === null ? undefined : this._times.at(index);
+  }
+
+  /** The time of the newest row, in seconds. */
+  get newest(): number | undefined {
+    return this._times.at(-1);
   }
 
   /** The values of a series, beside `times`. */

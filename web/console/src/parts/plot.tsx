@@ -39,7 +39,7 @@ export function Plot({ title, hint, lines, format, scale = "linear" }: PlotProps
   const { timeline } = useLive();
   const pointed = usePointed();
   const place = usePlot(timeline, lines, format, scale);
-  const time = pointed === null ? undefined : timeline.times()[pointed];
+  const time = timeline.time(pointed);
   return (
     <figure class="card plot">
       <figcaption>
@@ -78,7 +78,8 @@ export function Plot({ title, hint, lines, format, scale = "linear" }: PlotProps
   );
 }
 
-/** Keeps a uPlot in the element: redrawn with each sample while it can be seen, in its size, in the theme's colours. */
+/** Keeps a uPlot in the element: made when it is first seen, redrawn with each sample while it can be seen, in its
+ * size, in the theme's colours. */
 function usePlot(timeline: Timeline, lines: Line[], format: PlotProps["format"], scale: string) {
   const place = useRef<HTMLDivElement>(null);
   const redraw = useRef<() => void>(() => {});
@@ -86,24 +87,30 @@ function usePlot(timeline: Timeline, lines: Line[], format: PlotProps["format"],
   useEffect(() => {
     const element = place.current;
     if (!element) return; // its lines stay what they are: one plot for the component's life
-    const plot = new uPlot(options(lines, format, scale, element.clientWidth), columns(), element);
+    let plot: uPlot | null = null;
     let visible = false;
     let width = element.clientWidth;
 
-    function columns(): uPlot.AlignedData {
-      return [timeline.times(), ...lines.map(({ series }) => values(timeline, series, scale))];
-    }
     const draw = () => {
-      plot.batch(() => {
-        if (width && width !== plot.width) plot.setSize({ width, height: HEIGHT });
-        plot.setData(columns());
+      const data: uPlot.AlignedData = [
+        timeline.times(),
+        ...lines.map(({ series }) => values(timeline, series, scale)),
+      ];
+      if (!plot) {
+        plot = new uPlot(options(lines, format, scale, width), data, element);
+        return;
+      }
+      const drawn = plot;
+      drawn.batch(() => {
+        if (width && width !== drawn.width) drawn.setSize({ width, height: HEIGHT });
+        drawn.setData(data);
       });
     };
     redraw.current = () => {
       if (visible) paint(draw);
     };
     const seen = new IntersectionObserver((entries) => {
-      visible = entries.some((entry) => entry.isIntersecting);
+      visible = entries.at(-1)?.isIntersecting ?? false;
       redraw.current();
     });
     seen.observe(element);
@@ -112,18 +119,18 @@ function usePlot(timeline: Timeline, lines: Line[], format: PlotProps["format"],
       redraw.current();
     });
     resized.observe(element);
-    const unthemed = onTheme(() => paint(draw));
+    const unthemed = onTheme(() => redraw.current());
     return () => {
       seen.disconnect();
       resized.disconnect();
       unthemed();
       forget(draw);
       redraw.current = () => {};
-      plot.destroy();
+      plot?.destroy();
     };
   }, []);
 
-  const newest = timeline.times().at(-1);
+  const newest = timeline.newest;
   useEffect(() => redraw.current(), [newest]);
   return place;
 }

@@ -30,6 +30,12 @@ export function SignIn({ status, detail, held, signIn }: SignInProps) {
           <strong>{trouble}</strong> {detail ? `The server says: ${detail}.` : ""}
         </p>
       ) : null}
+      {isSecureContext ? null : (
+        <p class="notice" data-level="warning">
+          <strong>This connection is not encrypted.</strong> Whoever sits between could read the token: use{" "}
+          <code>https</code>, or a tunnel to this machine.
+        </p>
+      )}
       <form
         onSubmit={(event) => {
           event.preventDefault();
