@@ -8,4 +8,5 @@ import { Operations } from "./operations.js";
 
 const operations = new Operations(new Credentials(tabStorage()));
 operations.start();
-render(<App operations={operations} />, document.body);
+// In a task of its own: together with the modules' evaluation it would be the longest of all.
+setTimeout(() => render(<App operations={operations} />, document.body));
