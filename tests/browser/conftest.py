@@ -92,22 +92,6 @@ def complaints() -> Iterator[Complaints]:
 
 
 @pytest.fixture
-def context(runner: asyncio.Runner, chromium: Browser, complaints: Complaints) -> Iterator[BrowserContext]:
-    """A profile of its own: storage, locks and network are nobody else's."""
-    context = runner.run(chromium.new_context())
-    context.set_default_timeout(PATIENCE)
-    runner.run(complaints.watch(context))
-    yield context
-    runner.run(context.close())
-
-
-@pytest.fixture
-def page(runner: asyncio.Runner, context: BrowserContext) -> Page:
-    """An empty tab; the test fails if anything in it complains (see `complaints`)."""
-    return runner.run(context.new_page())
-
-
-@pytest.fixture
 def serve(runner: asyncio.Runner, tmp_path: Path) -> Iterator[Callable[..., Coroutine[Any, Any, Server]]]:
     """Start a server process: `await serve()`. `database=True`: on SQLite, else in memory; `auth=True`: with
     tokens (`server.token`); `settings`: those of docs/configuration.md, by their full names."""
@@ -123,6 +107,25 @@ def serve(runner: asyncio.Runner, tmp_path: Path) -> Iterator[Callable[..., Coro
     yield serve
     for server in servers:
         server.kill()
+
+
+@pytest.fixture
+def context(
+    runner: asyncio.Runner, chromium: Browser, complaints: Complaints, serve: Callable[..., Any]
+) -> Iterator[BrowserContext]:
+    """A profile of its own: storage, locks and network are nobody else's. It closes before the
+    servers do, whose absence it would complain about."""
+    context = runner.run(chromium.new_context())
+    context.set_default_timeout(PATIENCE)
+    runner.run(complaints.watch(context))
+    yield context
+    runner.run(context.close())
+
+
+@pytest.fixture
+def page(runner: asyncio.Runner, context: BrowserContext) -> Page:
+    """An empty tab; the test fails if anything in it complains (see `complaints`)."""
+    return runner.run(context.new_page())
 
 
 @pytest.fixture

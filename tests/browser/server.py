@@ -2,9 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,15 @@ class Server(process.Server):
     def token(self, client_id: str, **claims: Any) -> str:
         """Sign a token for a client, good for an hour."""
         return sign({"sub": client_id, "client_id": client_id, **claims}, SECRET, "HS256", 3600, time.time())
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """For as long, it neither reads nor writes nor closes; its system still takes what comes."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         storage = ["--memory"] if self.database is None else ["--database", self.database]

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 ROOT = Path(__file__).parents[2]
 SDK = ROOT / "web/sdk/dist"
+PAGES = Path(__file__).parent / "pages"
 
 POLICY = (
     "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; "
@@ -23,11 +24,14 @@ PAGE = (
 
 
 class Site:
-    """Serves on a port of its own until it is closed. `/` is an empty page, `/sdk/duolink.js` the SDK."""
+    """Serves on a port of its own until it is closed. `/sdk/duolink.js` is the SDK; `/` a page with a seat for
+    a client (`pages/seat.js`)."""
 
     def __init__(self) -> None:
         self._files: dict[str, bytes] = {}
-        self.page("/")
+        for path in PAGES.iterdir():
+            self.file(f"/{path.name}", path.read_text())
+        self.page("/", script="/seat.js")
         site = self
 
         class Handler(BaseHTTPRequestHandler):
