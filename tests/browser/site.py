@@ -24,8 +24,8 @@ PAGE = (
 
 
 class Site:
-    """Serves on a port of its own until it is closed. `/sdk/duolink.js` is the SDK; `/` a page with a seat for
-    a client (`pages/seat.js`)."""
+    """Serves on a port of its own until it is closed. `/sdk/duolink.js` is the SDK; `/` a page with a seat
+    for a client (`pages/seat.js`)."""
 
     def __init__(self) -> None:
         self._files: dict[str, bytes] = {}

@@ -6,21 +6,9 @@ import pytest
 from playwright.async_api import Page
 
 import duolink
-from duolink import Options
+from tests.browser.seats import connect, sit
 from tests.browser.server import Server
 from tests.browser.site import Site
-
-HASTY = Options(backoff_initial=0.05, backoff_cap=0.2)
-
-
-def connect(server: Server, name: str) -> duolink.Client:
-    return duolink.connect(server.url, client_id=name, options=HASTY)
-
-
-async def sit(page: Page, site: Site, server: Server, name: str = "alice") -> None:
-    """Open the page, and connect in it."""
-    await page.goto(site.origin)
-    await page.evaluate("([url, name]) => seat.sit(url, name)", [server.url, name])
 
 
 async def test_a_page_and_a_program_are_linked_both_ways(page: Page, site: Site, server: Server) -> None:

@@ -11,8 +11,8 @@ const seat = {
   peers: [],
   shown: [], // whether each `pageshow` brought the page back from the cache
 
-  /** Connect, and take what comes. */
-  async sit(url, clientId, options = {}) {
+  /** Connect, and take what comes; `channels` are subscribed to before. */
+  async sit(url, clientId, { channels = [], ...options } = {}) {
     const client = new duolink.Client(url, { clientId, backoffInitial: 0.05, backoffCap: 0.2, ...options });
     this.client = client;
     client.onEvent((event) => {
@@ -20,7 +20,9 @@ const seat = {
       if (event.kind === "peer") this.peers.push([event.peer, event.state]);
       heard();
     });
+    const standing = channels.map((name) => client.channel(name).subscribe());
     await client.open();
+    await Promise.all(standing);
     client.onMessage((message) => {
       this.messages.push(message.data instanceof Uint8Array ? [...message.data] : message.data);
       heard();
