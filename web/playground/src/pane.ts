@@ -144,6 +144,7 @@ export class Pane implements ParticipantUser {
       make("h3", {}, "Counter"),
       make("div", { class: "count-row" }, this._minus, this._count, this._plus),
       this._countNote,
+      make("p", { class: "muted small about" }, "In the channel's state, written by compare-and-set."),
     );
     const board = make(
       "section",
@@ -157,8 +158,14 @@ export class Pane implements ParticipantUser {
         this._clear,
       ),
       this._drawing.element,
+      make("p", { class: "muted small about" }, "Each stroke is a name in the channel's state."),
     );
-    const log = make("details", { class: "log" }, make("summary", {}, "What the link does"), this._entries);
+    const log = make(
+      "details",
+      { class: "log", open: matchMedia("(min-width: 52rem)").matches },
+      make("summary", {}, "What the link does"),
+      this._entries,
+    );
     return make(
       "section",
       { class: "pane card", id: `pane-${this.name}`, "aria-label": shown },

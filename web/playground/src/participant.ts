@@ -122,12 +122,18 @@ export class Participant {
 
   /** Connect, and take part; goes on until the client is closed for good. `peers`: names to begin with. */
   async open(peers: readonly string[]): Promise<void> {
+    const channel = this._channel();
+    channel.onEphemeral((data) => this.board.previewed(data));
+    // Before the client is open: so a reloaded page is still there for the others.
+    const standing = channel.subscribe({ state: true, presence: true });
+    standing.catch(() => {}); // thrown again below
     try {
       await this.client.open();
       this.client.onMessage((message) => this._received(message));
       for (const name of peers) this.meet(clientIdOf(this.place.room, name));
+      for (const line of this.transcript.lines) this.meet(line.peer);
       this._user.opened();
-      await this._follow();
+      await this._follow(await standing);
     } catch (error) {
       this._user.ended(this.client.ending ?? (error as Error));
     }
@@ -206,10 +212,7 @@ export class Participant {
   }
 
   /** Follow the channel: counter, board, and who is here. */
-  private async _follow(): Promise<void> {
-    const channel = this._channel();
-    channel.onEphemeral((data) => this.board.previewed(data));
-    const subscription = await channel.subscribe({ state: true, presence: true });
+  private async _follow(subscription: Subscription): Promise<void> {
     this._subscription = subscription;
     this._replaced(subscription.state);
     for (const id of subscription.present) this.meet(id);
@@ -267,7 +270,7 @@ export class Participant {
         this._user.peer(peer);
       }
     }
-    if (event.kind === "presence") for (const id of event.present) this.meet(id);
+    if (event.kind === "presence" && this._subscription) for (const id of event.present) this.meet(id);
     this.log.take(event, this.client);
     if (event.kind !== "state") return;
     clearTimeout(this._measuring);
