@@ -3,11 +3,11 @@
 from typing import Any
 
 from playwright.async_api import Page
+from tests.browser.server import Server
+from tests.browser.site import Site
 
 import duolink
 from duolink import Options
-from tests.browser.server import Server
-from tests.browser.site import Site
 
 HASTY = Options(backoff_initial=0.05, backoff_cap=0.2)
 

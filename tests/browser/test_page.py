@@ -1,16 +1,15 @@
 """What a page does to a client that lives in it: reloads, duplicates, sleep, networks that come and go."""
 
 import json
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from playwright.async_api import BrowserContext, Page, WebSocket
-
-import duolink
 from tests.browser.complaints import Complaints
 from tests.browser.seats import connect, sit, sit_down
 from tests.browser.server import Server
 from tests.browser.site import Site
+
+import duolink
 
 NAME = "duolink alice at {url}/ws"
 """Where a page leaves its session for the next one."""

@@ -57,7 +57,8 @@ export class Pane implements ParticipantUser {
     "Network",
   );
   private readonly _peers = make("div", { class: "peers", role: "group", "aria-label": "Talk with" });
-  private readonly _lines = make("ol", { class: "lines", role: "log", tabindex: "0" });
+  private readonly _lines = make("ol");
+  private readonly _talk = make("div", { class: "lines", role: "log", tabindex: "0" }, this._lines);
   private readonly _typing = make("p", { class: "typing muted small", "aria-live": "polite" });
   private readonly _field: HTMLInputElement;
   private readonly _send = make("button", { type: "submit", class: "primary" }, "Send");
@@ -172,7 +173,7 @@ export class Pane implements ParticipantUser {
       head,
       this._ending,
       this._peers,
-      this._lines,
+      this._talk,
       this._typing,
       composer,
       make("div", { class: "shared" }, counter, board),
@@ -300,7 +301,7 @@ export class Pane implements ParticipantUser {
     for (const [id, button] of this._peerButtons) {
       button.setAttribute("aria-pressed", String(id === peer.id));
     }
-    this._lines.setAttribute(
+    this._talk.setAttribute(
       "aria-label",
       `${displayName(this.participant.id)}'s conversation with ${peer.name}`,
     );
@@ -318,14 +319,14 @@ export class Pane implements ParticipantUser {
       item.replaceWith(this._draw(line));
       return;
     }
-    const atEnd = isAtEnd(this._lines) || line.mine;
+    const atEnd = isAtEnd(this._talk) || line.mine;
     this._lines.append(this._draw(line));
     for (const old of this._shown.keys()) {
       if (this._shown.size <= MOST_LINES) break;
       this._shown.get(old)?.remove();
       this._shown.delete(old);
     }
-    if (atEnd) this._lines.scrollTop = this._lines.scrollHeight;
+    if (atEnd) this._talk.scrollTop = this._talk.scrollHeight;
   }
 
   private _draw(line: Line): HTMLElement {
