@@ -73,5 +73,5 @@ format: $(stamp) ## Format the code and fix what can be fixed
 
 clean: ## Delete .venv and everything that was generated
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov dist build
-	rm -rf web/node_modules web/*/node_modules web/*/dist src/duolink/server/pages
+	rm -rf web/node_modules web/*/node_modules web/*/dist examples/react/node_modules examples/react/dist src/duolink/server/pages
 	find src tests benchmarks examples scripts -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -29,8 +29,10 @@ const MOST_PEERS = 12;
 const TYPING_EVERY = 1_000;
 const TYPING_LIFE = 3_000;
 
-/** Milliseconds between two measurements of the round trip to the server. */
+/** Milliseconds between two measurements of the round trip to the server, and before the first: a page that
+ * is just being shown would measure itself. */
 const MEASURE_EVERY = 10_000;
+const MEASURE_FIRST = 500;
 
 /** Somebody to talk to. */
 export interface Peer {
@@ -277,7 +279,7 @@ export class Participant {
     if (event.state === "online") {
       this.transcript.online();
       for (const go of this._connected.splice(0)) go();
-      void this._measure();
+      this._measureLater(MEASURE_FIRST);
     }
     this._user.connection();
     if (event.state === "closed") for (const go of this._connected.splice(0)) go();
@@ -307,12 +309,12 @@ export class Participant {
     this._measureLater();
   }
 
-  private _measureLater(): void {
+  private _measureLater(milliseconds: number = MEASURE_EVERY): void {
     clearTimeout(this._measuring);
     this._measuring = setTimeout(() => {
       if (globalThis.document?.visibilityState === "hidden") this._measureLater();
       else if (this.online) void this._measure();
-    }, MEASURE_EVERY);
+    }, milliseconds);
   }
 }
 
