@@ -119,6 +119,17 @@ async def test_cut_off_it_queues_and_back_everything_arrives_once_in_order(page:
     await expect(alice.log).to_contain_text("session resumed")
 
 
+async def test_what_finds_no_room_is_not_taken_and_stays_in_its_field(page: Page, server: Server) -> None:
+    alice, _ = await greeted(page, server)
+    await alice.switch.click()
+    for n in range(257):  # one more than a window
+        await alice.write(f"line {n}")
+    await expect(alice.element.locator(".typing")).to_contain_text("Too many messages wait")
+    await expect(alice.field).to_have_value("line 256")
+    await expect(alice.mine).to_have_count(200)
+    await expect(alice.lines.last).to_have_text("line 255")
+
+
 async def test_a_server_that_is_killed_comes_back_and_nothing_is_missing(
     page: Page, serve: Serve, complaints: Complaints
 ) -> None:

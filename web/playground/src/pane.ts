@@ -110,11 +110,11 @@ export class Pane implements ParticipantUser {
     void this.participant.open(peers);
   }
 
-  /** Say something to whom is talked to, as if it had been typed. */
-  say(text: string): void {
-    if (!this._peer) return;
-    const problem = this.participant.say(this._peer.id, text);
-    if (problem) this._say(problem);
+  /** Say something to whom is talked to, as if it had been typed. Returns whether it was taken. */
+  say(text: string): boolean {
+    const problem = this._peer ? this.participant.say(this._peer.id, text) : "Nobody to write to yet.";
+    if (problem) this._typing.textContent = problem;
+    return !problem;
   }
 
   // --- looks ----------------------------------------------------------------------------------------
@@ -135,9 +135,7 @@ export class Pane implements ParticipantUser {
     composer.addEventListener("submit", (event) => {
       event.preventDefault();
       const text = this._field.value.trim();
-      if (!text || !this._peer) return;
-      this.say(text);
-      this._field.value = "";
+      if (text && this.say(text)) this._field.value = "";
     });
     const counter = make(
       "section",
