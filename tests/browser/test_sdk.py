@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 from playwright.async_api import Page
-
-import duolink
 from tests.browser.seats import connect, sit
 from tests.browser.server import Server
 from tests.browser.site import Site
+
+import duolink
 
 
 async def test_a_page_and_a_program_are_linked_both_ways(page: Page, site: Site, server: Server) -> None:
