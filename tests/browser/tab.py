@@ -18,7 +18,7 @@ class Tab:
     def __init__(self, browser: CDPSession, target: str, session: str, complaints: Complaints) -> None:
         self._browser, self._target, self._session = browser, target, session
         self._complaints = complaints
-        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._answers: dict[int, asyncio.Future[Any]] = {}
         self._loaded = asyncio.Event()
         browser.on("Target.receivedMessageFromTarget", self._received)
 
@@ -40,7 +40,7 @@ class Tab:
         await self._browser.send("Target.closeTarget", {"targetId": self._target})
         await self._browser.detach()
 
-    async def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+    async def send(self, method: str, **parameters: Any) -> Any:
         """Give a command of the Chrome DevTools Protocol; return its result."""
         number = len(self._answers) + 1
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
