@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from playwright.async_api import BrowserContext, Page, WebSocket
@@ -20,8 +21,6 @@ CUT_OFF = "Page entered Back-Forward Cache"
 """What Chromium says of the connections of a page that it freezes or puts aside."""
 
 Serve = Callable[..., Awaitable[Server]]
-
-import duolink
 
 NAME = "duolink alice at {url}/ws"
 """Where a page leaves its session for the next one."""

@@ -34,7 +34,7 @@ def ask(
     reasons: Any = (),
     method: str = "GET",
     client: Any = ("192.0.2.1", 5),
-    pages: Pages | None = None,
+    pages: Any = None,
     **headers: str,
 ) -> Answer:
     """Send one request through the application; header names have `_` for `-`."""

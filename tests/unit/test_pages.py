@@ -101,7 +101,7 @@ def test_a_page_allows_itself_and_nothing_else():
 @pytest.mark.parametrize("host", ["[::1]:8080", "evil; script-src *", "a b", "x,y", ""])
 def test_a_host_that_is_no_plain_name_does_not_reach_the_policy(host):
     policy = get("/playground", host=host).headers["content-security-policy"]
-    assert re.search(r"connect-src ([^;]*)", policy).group(1) == "'self'"
+    assert re.findall(r"connect-src ([^;]*)", policy) == ["'self'"]
     assert policy.count(";") == 7
 
 
