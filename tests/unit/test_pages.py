@@ -46,6 +46,8 @@ def test_the_front_leads_to_the_playground_where_there_is_one():
 def test_the_plain_front_names_the_doors_that_are_open():
     assert b"/playground" not in get("/", CLOSED).body
     assert b'href="/console"' in get("/", CLOSED).body
+    assert b"not built" not in get("/", CLOSED).body
+    assert b"The console</a> (not built yet)" in get("/", CLOSED, Pages({})).body
     shut = Config(http=Http(playground=False, console=False))
     assert b"/console" not in get("/", shut).body
 

@@ -75,7 +75,8 @@ def make_app(
         return Response(body, media_type=content_type, headers=_HEADERS)
 
     served = {"playground": config.playground, "console": config.http.console}
-    doors = [f'<li><a href="/{name}">The {name}</a></li>\n' for name, on in served.items() if on]
+    notes = {name: "" if pages.has(name) else " (not built yet)" for name in served}
+    doors = [f'<li><a href="/{name}">The {name}</a>{notes[name]}</li>\n' for name, on in served.items() if on]
     page = _PAGE.replace("{doors}", "".join(doors))
     return Starlette(
         routes=[
