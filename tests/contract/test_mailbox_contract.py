@@ -7,7 +7,7 @@ import pytest
 
 from duolink.engines import box, mailroom
 from duolink.engines.base import Box, MailboxLimits, Row, Standing, StoreResult, Stream, Verdict
-from duolink.engines.box import MAX_LOST
+from duolink.protocol import limits
 from duolink.protocol.messages import LostRange
 
 BOB = Stream("bob", "alice", "messages", 1)
@@ -264,7 +264,8 @@ def test_the_number_of_remembered_losses_is_bounded(bench):
         first = part * 1600
         ack(bench, first + 1600, lost=[(n, n, "expired") for n in range(first + 2, first + 1600, 2)])
     lost = standing(bench).lost
-    assert len(lost) == MAX_LOST and lost[-1] == LostRange(4798, 4798, "expired")
+    assert len(lost) == limits.MAX_LOST and lost[-1] == LostRange(4798, 4798, "expired")
+    assert lost[0] == LostRange(2, lost[1].first - 2, "unclear"), "not called delivered"
 
 
 # --- taking --------------------------------------------------------------------------------------
