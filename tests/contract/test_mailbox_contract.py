@@ -591,6 +591,14 @@ def test_a_newer_message_replaces_an_older_with_its_key(bench):
     assert bench.engines.mailbox.totals() == (3, 3)
 
 
+def test_what_had_expired_before_it_was_replaced_is_expired(bench):
+    """It is not swept yet; but its sender was told a time, and that was over first."""
+    store(bench, 1, collapse="place", expires=bench.clock.wall_ms() + 1000)
+    bench.clock.seconds += 2
+    store(bench, 2, collapse="place")
+    assert seen(bench) == [(1, 1, "expired"), (2, 2, "")]
+
+
 def test_a_key_replaces_across_runs_but_not_lanes_senders_or_receivers(bench):
     others = [BOB._replace(lane="bulk"), BOB._replace(sender="carol"), BOB._replace(receiver="dave")]
     for stream in (BOB, *others):

@@ -53,6 +53,20 @@ def test_a_receiver_is_given_a_window_beyond_what_it_has_acknowledged(world):
     assert seqs(bob) == list(range(WINDOW + 101, 601))
 
 
+def test_a_live_message_does_not_overtake_what_waits_in_its_mailbox(world):
+    """Bob holds 256 of 300. Number 301 is live: handed over now, it would take the receiver's window for what
+    nobody can use yet, and it comes by the mailbox anyway."""
+    alice = world.client("alice")
+    for seq in range(1, 301):
+        alice.say(seq, store=True)
+    bob = world.client("bob")
+    assert seqs(bob) == list(range(1, WINDOW + 1))
+    alice.say(301)
+    assert seqs(bob) == []
+    acknowledge(bob, WINDOW, run=alice.welcome.run)
+    assert seqs(bob) == list(range(WINDOW + 1, 302))
+
+
 def test_what_is_stored_while_a_page_is_read_waits_for_the_pages_before_it():
     """300 are kept; while the first page of 128 is being read, number 301 is stored. It must not follow the
     page, for then 129 … 300 count as handed over, and nobody ever asks for them."""
