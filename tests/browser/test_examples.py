@@ -40,7 +40,7 @@ async def test_a_page_without_a_build_tool_talks(
         pytest.fail("tests/browser needs the pages: run make web", pytrace=False)
     alice, bob = await opened(context, tmp_path, server, "page.html", "", "#bob")
     for page in (alice, bob):
-        await page.wait_for_function("document.querySelector('input').onchange")  # it is connected
+        await page.wait_for_function("document.querySelector('input').onchange !== null")  # it is connected
     await write(alice, "hello")
     await expect(bob.locator("pre")).to_have_text("alice: hello\n")
     await expect(alice.locator("pre")).to_have_text("✓✓ hello\n")
