@@ -24,7 +24,7 @@ OPENED = Config(auth=Auth(external=True), http=Http(playground=True))
 def get(
     path: str, config: Config = DEVELOPMENT, pages: Pages = PAGES, method: str = "GET", **headers: str
 ) -> Answer:
-    return ask(path, config, method=method, pages=pages, **headers)
+    return ask(path, config, method=method, routes=pages.routes(config), **headers)
 
 
 def test_a_page_is_served_at_its_address_with_and_without_a_slash():
@@ -41,15 +41,6 @@ def test_the_front_leads_to_the_playground_where_there_is_one():
     assert b"duolink server" in get("/", pages=Pages({})).body
     assert b"duolink server" in get("/", CLOSED).body
     assert get("/", OPENED).status == 307
-
-
-def test_the_plain_front_names_the_doors_that_are_open():
-    assert b"/playground" not in get("/", CLOSED).body
-    assert b'href="/console"' in get("/", CLOSED).body
-    assert b"not built" not in get("/", CLOSED).body
-    assert b"The console</a> (not built yet)" in get("/", CLOSED, Pages({})).body
-    shut = Config(http=Http(playground=False, console=False))
-    assert b"/console" not in get("/", shut).body
 
 
 @pytest.mark.parametrize("path", ["/playground", "/playground/assets/main-abc.js"])
