@@ -9,7 +9,6 @@ import pytest
 
 from duolink.server.http import make_app
 from duolink.server.metrics import Counts, Gauges, make_registry
-from duolink.server.pages import Pages
 from duolink.server.settings import Auth, Config, Http
 
 TOKEN = "0123456789abcdef"
@@ -34,7 +33,7 @@ def ask(
     reasons: Any = (),
     method: str = "GET",
     client: Any = ("192.0.2.1", 5),
-    pages: Pages | None = None,
+    routes: Any = (),
     **headers: str,
 ) -> Answer:
     """Send one request through the application; header names have `_` for `-`."""
@@ -44,7 +43,7 @@ def ask(
             raise reasons
         return reasons
 
-    app = make_app(config, make_registry(Counts(), Gauges), not_ready, pages or Pages({}))
+    app = make_app(config, make_registry(Counts(), Gauges), not_ready, routes=routes)
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},

@@ -1,4 +1,4 @@
-"""The HTTP side of the server's port: health, readiness, metrics, pages, and one that says what this is.
+"""The HTTP side of the server's port: health, readiness, metrics, and a page that says what this is.
 
 An ASGI application; the listener hands it every request that is no WebSocket upgrade.
 """
@@ -12,12 +12,11 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
-from starlette.routing import Route
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from duolink.server.handshake import names_this_machine
 from duolink.server.metrics import render
-from duolink.server.pages import Pages, built
 from duolink.server.settings import Config, is_loopback
 
 Readiness = Callable[[], Sequence[str]]
@@ -44,21 +43,21 @@ code { background: #8882; padding: .1em .3em }</style>
 <li><code>/healthz</code> answers while the process lives, <code>/readyz</code> while it takes clients.</li>
 <li><code>/metrics</code> is for Prometheus.</li>
 <li><code>/sdk/duolink.js</code> is the SDK for web pages.</li>
-{doors}</ul>
+<li><a href="/console"><code>/console</code></a> is for operators,
+<a href="/playground"><code>/playground</code></a> (in development) for a first look.</li>
+</ul>
 <p>To talk: <code>duolink chat alice bob</code> here, <code>duolink chat bob alice</code> there.</p>
 </html>
 """
 
 
 def make_app(
-    config: Config, registry: CollectorRegistry, not_ready: Readiness, pages: Pages | None = None
+    config: Config, registry: CollectorRegistry, not_ready: Readiness, *, routes: Sequence[BaseRoute] = ()
 ) -> Starlette:
-    """Return the ASGI application. `pages`: others than those that are built."""
-    pages = pages or built()
+    """Return the ASGI application. `routes` are more paths; they come first."""
 
-    async def front(request: Request) -> Response:
-        path = pages.front(config)
-        return RedirectResponse(path, headers=_HEADERS) if path else HTMLResponse(page, headers=_HEADERS)
+    async def page(request: Request) -> Response:
+        return HTMLResponse(_PAGE, headers=_HEADERS)
 
     async def healthz(request: Request) -> Response:
         return _json({"alive": True})
@@ -74,16 +73,13 @@ def make_app(
         content_type, body = render(registry, request.headers.get("accept", ""))
         return Response(body, media_type=content_type, headers=_HEADERS)
 
-    served = {"playground": config.playground, "console": config.http.console}
-    doors = [f'<li><a href="/{name}">The {name}</a></li>\n' for name, on in served.items() if on]
-    page = _PAGE.replace("{doors}", "".join(doors))
     return Starlette(
         routes=[
-            Route("/", front),
+            *routes,
+            Route("/", page),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/metrics", metrics),
-            *pages.routes(config),
         ],
         exception_handlers={HTTPException: _problem, Exception: _internal},
     )

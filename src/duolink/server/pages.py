@@ -17,7 +17,7 @@ from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from duolink.server.settings import Config
@@ -100,17 +100,15 @@ class Pages:
         """Tell whether a page (`playground`, `console`) has been built."""
         return f"{page}/index.html" in self._files
 
-    def front(self, config: Config) -> str:
-        """Return the path of the page that a visitor of `/` should see; empty where there is none."""
-        return "/playground/" if config.playground and self.has("playground") else ""
-
     def routes(self, config: Config) -> list[Route]:
-        """Return the routes of what the settings allow."""
+        """Return the routes of what the settings allow. `/` leads to the playground, if there is one."""
         routes = [Route("/sdk/{name:path}", self._sdk)]
         for page, served in (("playground", config.playground), ("console", config.http.console)):
             if served:
                 routes.append(Route(f"/{page}", self._page(page)))
                 routes.append(Route(f"/{page}/{{name:path}}", self._page(page)))
+        if config.playground and self.has("playground"):
+            routes.append(Route("/", _lead_to_playground))
         return routes
 
     def _page(self, page: str) -> Endpoint:
@@ -138,6 +136,10 @@ class Pages:
             return self._files[name]
         except KeyError:
             raise HTTPException(404) from None
+
+
+async def _lead_to_playground(request: Request) -> Response:
+    return RedirectResponse("/playground/", headers={**HEADERS, "cache-control": "no-store"})
 
 
 @cache

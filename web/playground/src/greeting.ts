@@ -7,7 +7,7 @@ import type { Line } from "./transcript.js";
 const LINES = [
   "Hello Bob! Can you hear me?",
   "Loud and clear, Alice.",
-  "Switch my network off, write to Bob, and switch it on again.",
+  "Now switch my network off, write as me, and switch it on again.",
 ];
 
 export class Greeting {

@@ -82,6 +82,7 @@ function writeAddress(): void {
 }
 
 panes = names.map(add);
+byId("intro").classList.toggle("unseen", panes.length < 2); // it speaks of two
 byId("panes").append(...panes.map((pane) => pane.element));
 showTabs(byId("tabs"), panes);
 writeAddress();

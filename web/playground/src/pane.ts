@@ -57,7 +57,8 @@ export class Pane implements ParticipantUser {
     "Network",
   );
   private readonly _peers = make("div", { class: "peers", role: "group", "aria-label": "Talk with" });
-  private readonly _lines = make("ol", { class: "lines", role: "log", tabindex: "0" });
+  private readonly _lines = make("ol");
+  private readonly _talk = make("div", { class: "lines", role: "log", tabindex: "0" }, this._lines);
   private readonly _typing = make("p", { class: "typing muted small", "aria-live": "polite" });
   private readonly _field: HTMLInputElement;
   private readonly _send = make("button", { type: "submit", class: "primary" }, "Send");
@@ -109,11 +110,11 @@ export class Pane implements ParticipantUser {
     void this.participant.open(peers);
   }
 
-  /** Say something to whom is talked to, as if it had been typed. */
-  say(text: string): void {
-    if (!this._peer) return;
-    const problem = this.participant.say(this._peer.id, text);
-    if (problem) this._say(problem);
+  /** Say something to whom is talked to, as if it had been typed. Returns whether it was taken. */
+  say(text: string): boolean {
+    const problem = this._peer ? this.participant.say(this._peer.id, text) : "Nobody to write to yet.";
+    if (problem) this._typing.textContent = problem;
+    return !problem;
   }
 
   // --- looks ----------------------------------------------------------------------------------------
@@ -134,9 +135,7 @@ export class Pane implements ParticipantUser {
     composer.addEventListener("submit", (event) => {
       event.preventDefault();
       const text = this._field.value.trim();
-      if (!text || !this._peer) return;
-      this.say(text);
-      this._field.value = "";
+      if (text && this.say(text)) this._field.value = "";
     });
     const counter = make(
       "section",
@@ -144,6 +143,7 @@ export class Pane implements ParticipantUser {
       make("h3", {}, "Counter"),
       make("div", { class: "count-row" }, this._minus, this._count, this._plus),
       this._countNote,
+      make("p", { class: "muted small about" }, "In the channel's state, written by compare-and-set."),
     );
     const board = make(
       "section",
@@ -157,15 +157,21 @@ export class Pane implements ParticipantUser {
         this._clear,
       ),
       this._drawing.element,
+      make("p", { class: "muted small about" }, "Each stroke is a name in the channel's state."),
     );
-    const log = make("details", { class: "log" }, make("summary", {}, "What the link does"), this._entries);
+    const log = make(
+      "details",
+      { class: "log", open: matchMedia("(min-width: 52rem)").matches },
+      make("summary", {}, "What the link does"),
+      this._entries,
+    );
     return make(
       "section",
       { class: "pane card", id: `pane-${this.name}`, "aria-label": shown },
       head,
       this._ending,
       this._peers,
-      this._lines,
+      this._talk,
       this._typing,
       composer,
       make("div", { class: "shared" }, counter, board),
@@ -293,7 +299,7 @@ export class Pane implements ParticipantUser {
     for (const [id, button] of this._peerButtons) {
       button.setAttribute("aria-pressed", String(id === peer.id));
     }
-    this._lines.setAttribute(
+    this._talk.setAttribute(
       "aria-label",
       `${displayName(this.participant.id)}'s conversation with ${peer.name}`,
     );
@@ -311,14 +317,14 @@ export class Pane implements ParticipantUser {
       item.replaceWith(this._draw(line));
       return;
     }
-    const atEnd = isAtEnd(this._lines) || line.mine;
+    const atEnd = isAtEnd(this._talk) || line.mine;
     this._lines.append(this._draw(line));
     for (const old of this._shown.keys()) {
       if (this._shown.size <= MOST_LINES) break;
       this._shown.get(old)?.remove();
       this._shown.delete(old);
     }
-    if (atEnd) this._lines.scrollTop = this._lines.scrollHeight;
+    if (atEnd) this._talk.scrollTop = this._talk.scrollHeight;
   }
 
   private _draw(line: Line): HTMLElement {

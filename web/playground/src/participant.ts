@@ -29,8 +29,10 @@ const MOST_PEERS = 12;
 const TYPING_EVERY = 1_000;
 const TYPING_LIFE = 3_000;
 
-/** Milliseconds between two measurements of the round trip to the server. */
+/** Milliseconds between two measurements of the round trip to the server, and before the first: a page that
+ * is just being shown would measure itself. */
 const MEASURE_EVERY = 10_000;
+const MEASURE_FIRST = 500;
 
 /** Somebody to talk to. */
 export interface Peer {
@@ -122,12 +124,18 @@ export class Participant {
 
   /** Connect, and take part; goes on until the client is closed for good. `peers`: names to begin with. */
   async open(peers: readonly string[]): Promise<void> {
+    const channel = this._channel();
+    channel.onEphemeral((data) => this.board.previewed(data));
+    // Before the client is open: so a reloaded page is still there for the others.
+    const standing = channel.subscribe({ state: true, presence: true });
+    standing.catch(() => {}); // thrown again below
     try {
       await this.client.open();
       this.client.onMessage((message) => this._received(message));
       for (const name of peers) this.meet(clientIdOf(this.place.room, name));
+      for (const line of this.transcript.lines) this.meet(line.peer);
       this._user.opened();
-      await this._follow();
+      await this._follow(await standing);
     } catch (error) {
       this._user.ended(this.client.ending ?? (error as Error));
     }
@@ -206,10 +214,7 @@ export class Participant {
   }
 
   /** Follow the channel: counter, board, and who is here. */
-  private async _follow(): Promise<void> {
-    const channel = this._channel();
-    channel.onEphemeral((data) => this.board.previewed(data));
-    const subscription = await channel.subscribe({ state: true, presence: true });
+  private async _follow(subscription: Subscription): Promise<void> {
     this._subscription = subscription;
     this._replaced(subscription.state);
     for (const id of subscription.present) this.meet(id);
@@ -267,14 +272,14 @@ export class Participant {
         this._user.peer(peer);
       }
     }
-    if (event.kind === "presence") for (const id of event.present) this.meet(id);
+    if (event.kind === "presence" && this._subscription) for (const id of event.present) this.meet(id);
     this.log.take(event, this.client);
     if (event.kind !== "state") return;
     clearTimeout(this._measuring);
     if (event.state === "online") {
       this.transcript.online();
       for (const go of this._connected.splice(0)) go();
-      void this._measure();
+      this._measureLater(MEASURE_FIRST);
     }
     this._user.connection();
     if (event.state === "closed") for (const go of this._connected.splice(0)) go();
@@ -304,12 +309,12 @@ export class Participant {
     this._measureLater();
   }
 
-  private _measureLater(): void {
+  private _measureLater(milliseconds: number = MEASURE_EVERY): void {
     clearTimeout(this._measuring);
     this._measuring = setTimeout(() => {
       if (globalThis.document?.visibilityState === "hidden") this._measureLater();
       else if (this.online) void this._measure();
-    }, MEASURE_EVERY);
+    }, milliseconds);
   }
 }
 
