@@ -15,6 +15,7 @@ from tests.browser.complaints import Complaints
 from tests.browser.conftest import PATIENCE, launched
 from tests.browser.seats import connect
 from tests.browser.server import Server
+from tests.browser.tab import Tab
 
 import duolink
 from duolink.server.pages import ROOT
@@ -124,6 +125,7 @@ async def test_a_client_is_found_and_sent_a_message(page: Page, server: Server, 
         await page.get_by_role("button", name="Send").click()
         await expect(page.get_by_role("alert")).to_contain_text("not JSON")
         assert await axe(page) == []
+        await page.goto("about:blank")  # before bob is gone: Chromium would complain of the answer 404
 
 
 async def test_a_client_is_disconnected_after_a_question(
@@ -300,3 +302,37 @@ async def test_the_console_fits_a_phone_and_a_keyboard(
         await expect(page.get_by_role("main")).to_be_focused()
         assert page.url.endswith("#/nowhere")
     await context.close()
+
+
+WAIT_FOR_A_ROW = """new Promise((resolve) => {
+  const look = () => (document.querySelector("tbody tr") ? resolve() : setTimeout(look, 50));
+  look();
+})"""
+
+WATCH = """async () => {
+  const resources = () => performance.getEntriesByType("resource");
+  const asked = () => resources().filter(({ name }) => name.includes("/api/clients"));
+  let changes = 0;
+  const all = { subtree: true, childList: true, characterData: true };
+  new MutationObserver(() => (changes += 1)).observe(document.body, all);
+  const before = asked().length;
+  const reader = (await fetch("/api/events?interval=1000")).body.getReader();
+  for (let samples = 0; samples < 5; samples += 1) await reader.read();
+  await reader.cancel();
+  return [document.hidden, asked().length - before, changes];
+}"""
+
+
+async def test_a_hidden_tab_draws_nothing_and_asks_for_no_lists(
+    chromium: Browser, complaints: Complaints, server: Server
+) -> None:
+    tab = await Tab.open(chromium, complaints)
+    async with connect(server, "alice"):
+        await tab.goto(f"{server.origin}/console/#/clients")
+        await tab.evaluate(WAIT_FOR_A_ROW)
+        hidden, asked, changes = await tab.evaluate(f"({WATCH})()")
+        assert not hidden and asked and changes  # so that one sees what would be seen
+        await tab.become("frozen")
+        await tab.become("active")
+        assert await tab.evaluate(f"({WATCH})()") == [True, 0, 0]
+    await tab.close()

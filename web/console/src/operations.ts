@@ -19,6 +19,8 @@ export class Operations implements FeedUser {
   readonly api: Api;
   facts: ServerFacts | null = null;
   standing: Connection = { state: "connecting" };
+  /** Counts the times that listeners were told. */
+  published = 0;
   private readonly _feed: Feed;
   private readonly _listeners = new Set<() => void>();
   private _changed = false;
@@ -119,6 +121,7 @@ export class Operations implements FeedUser {
   private _publish(): void {
     if (!this._changed || document.hidden) return;
     this._changed = false;
+    this.published += 1;
     for (const listener of [...this._listeners]) listener();
   }
 }

@@ -23,8 +23,8 @@ export function HappeningList({ client }: { client?: string }) {
       ? happenings.matching({ kind, client: part.trim() }, MOST_ROWS)
       : happenings.matching({ client, exactly: true }, MOST_ROWS);
   const now = Date.now();
-  const empty =
-    standing.state === "live" ? "Nothing of the kind has happened lately." : "Nothing is known yet.";
+  const nothing = client === undefined ? "Nothing of the kind has" : "Nothing has";
+  const empty = standing.state === "live" ? `${nothing} happened lately.` : "Nothing is known yet.";
   return (
     <>
       {client === undefined ? (

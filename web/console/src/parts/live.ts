@@ -10,6 +10,11 @@ export const OperationsContext = createContext<Operations>(null as unknown as Op
 export function useLive(): Operations {
   const operations = useContext(OperationsContext);
   const [, redraw] = useReducer((times: number) => times + 1, 0);
-  useEffect(() => operations.subscribe(() => redraw(undefined)), [operations]);
+  const { published } = operations;
+  useEffect(() => {
+    // An effect runs a moment after its component was drawn: what came in between is not to be missed.
+    if (operations.published !== published) redraw(undefined);
+    return operations.subscribe(() => redraw(undefined));
+  }, [operations]);
   return operations;
 }

@@ -14,9 +14,13 @@ export function Pager({ what, first, previous, next }: PagerProps) {
     <nav class="pager" aria-label="Pages of the list">
       <span class="muted small numbers">{what}</span>
       <span class="spring" />
-      <Step title="First" to={first} />
-      <Step title="Previous" to={previous} />
-      <Step title="Next" to={next} />
+      {first === null && next === null ? null : (
+        <>
+          <Step title="First" to={first} />
+          <Step title="Previous" to={previous} />
+          <Step title="Next" to={next} />
+        </>
+      )}
     </nav>
   );
 }

@@ -57,7 +57,7 @@ export function MailboxesView({ query }: { query: ListQuery }) {
           columns={[
             {
               key: "of",
-              title: "Of",
+              title: "Mailbox of",
               cell: (row) => <Whose row={row} />,
             },
             { key: "messages", title: "Messages", numeric: true, cell: (row) => count(row.messages) },

@@ -238,7 +238,7 @@ function DeepMailboxes() {
         name={(row) => row.client}
         empty={value ? "Nobody has messages waiting." : "Loading…"}
         columns={[
-          { key: "of", title: "Of", cell: (row) => <Whose row={row} /> },
+          { key: "of", title: "Mailbox of", cell: (row) => <Whose row={row} /> },
           { key: "messages", title: "Messages", numeric: true, cell: (row) => count(row.messages) },
           { key: "bytes", title: "Size", numeric: true, cell: (row) => bytes(row.bytes) },
           { key: "oldest", title: "Oldest", numeric: true, cell: (row) => ago(row.oldest, now) },
