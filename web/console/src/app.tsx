@@ -47,7 +47,7 @@ function Frame() {
     main.current?.querySelector<HTMLElement>("h1")?.focus();
   }, [place]);
 
-  const refused = standing.state === "refused" ? standing : null;
+  const { refusal } = operations;
   return (
     <>
       <header>
@@ -65,7 +65,7 @@ function Frame() {
           <span class="spring" />
           <Standing />
         </div>
-        {refused ? null : (
+        {refusal ? null : (
           <nav class="tabs" aria-label="Console">
             {PAGES.map(({ title, route: to, pages }) => (
               <a key={title} href={hashOf(to)} aria-current={pages.includes(route.page) ? "page" : undefined}>
@@ -75,12 +75,12 @@ function Frame() {
           </nav>
         )}
       </header>
-      {refused ? null : <NoticeBoard />}
+      {refusal ? null : <NoticeBoard />}
       <main ref={main} id="main" tabIndex={-1}>
-        {refused ? (
+        {refusal ? (
           <SignIn
-            status={refused.status}
-            detail={refused.detail}
+            refusal={refusal}
+            standing={standing}
             held={operations.credentials.token !== null}
             signIn={(token, keep) => operations.signIn(token, keep)}
           />

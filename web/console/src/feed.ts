@@ -21,8 +21,14 @@ export type Connection =
   | { state: "live" }
   /** `since`: of which time what is shown is; null: nothing was shown yet. */
   | { state: "lost"; since: number | null; reason: string; retryAt: number }
-  /** A token is needed (401), or this one does not allow it (403). Nothing is tried until `restart`. */
-  | { state: "refused"; status: number; detail: string };
+  | Refusal;
+
+/** A token is needed (401), or this one does not allow it (403). Nothing is tried until `restart`. */
+export interface Refusal {
+  state: "refused";
+  status: number;
+  detail: string;
+}
 
 /** What a feed tells. */
 export interface FeedUser {

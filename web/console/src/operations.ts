@@ -3,7 +3,7 @@
 import { Api } from "./api/api.js";
 import type { Credentials } from "./api/credentials.js";
 import type { Happening, ServerFacts, Stats } from "./api/shapes.js";
-import { type Connection, Feed, type FeedUser } from "./feed.js";
+import { type Connection, Feed, type FeedUser, type Refusal } from "./feed.js";
 import { Happenings } from "./model/happenings.js";
 import { Timeline } from "./model/timeline.js";
 
@@ -19,6 +19,8 @@ export class Operations implements FeedUser {
   readonly api: Api;
   facts: ServerFacts | null = null;
   standing: Connection = { state: "connecting" };
+  /** Why a token is asked for; until one has opened the stream. */
+  refusal: Refusal | null = null;
   /** Counts the times that listeners were told. */
   published = 0;
   private readonly _feed: Feed;
@@ -75,6 +77,8 @@ export class Operations implements FeedUser {
 
   connection(connection: Connection): void {
     this.standing = connection;
+    if (connection.state === "refused") this.refusal = connection;
+    if (connection.state === "live") this.refusal = null;
     this._change();
   }
 

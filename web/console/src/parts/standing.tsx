@@ -8,12 +8,12 @@ import { useLive } from "./live.js";
 
 export function Standing() {
   const operations = useLive();
-  const { facts, timeline, standing } = operations;
+  const { facts, timeline } = operations;
   const uptime = timeline.sample?.uptime_s ?? facts?.uptime_s;
   const [state, word] = condition(operations);
   return (
     <div class="standing">
-      {facts && standing.state !== "refused" ? (
+      {facts && !operations.refusal ? (
         <>
           <span class="node" title="Name of the node">
             {facts.node}
@@ -31,7 +31,7 @@ export function Standing() {
         <span class="dot" data-state={state} aria-hidden="true" />
         {word}
       </span>
-      {operations.credentials.token !== null && standing.state !== "refused" ? (
+      {operations.credentials.token !== null && !operations.refusal ? (
         <button type="button" class="plain" onClick={() => operations.signOut()}>
           Sign out
         </button>
@@ -49,8 +49,8 @@ function ThemeButton() {
   return <button type="button" class="plain theme" ref={button} />;
 }
 
-function condition({ standing, facts }: Operations): ["good" | "warn" | "bad" | undefined, string] {
-  if (standing.state === "refused") return ["warn", "signed out"];
+function condition({ standing, facts, refusal }: Operations): ["good" | "warn" | "bad" | undefined, string] {
+  if (refusal) return ["warn", "signed out"];
   if (standing.state === "lost") return ["bad", "disconnected"];
   if (standing.state === "connecting" || !facts) return [undefined, "connecting"];
   if (facts.draining) return ["warn", "draining"];

@@ -1,21 +1,26 @@
 /** Asks for an operator's token. */
 
-import { useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
+import type { Connection, Refusal } from "../feed.js";
 import { Title } from "../parts/facts.js";
 
 interface SignInProps {
   /** 401: a token is needed, or this one is not valid; 403: it is valid, and not an operator's. */
-  status: number;
-  detail: string;
+  refusal: Refusal;
+  /** How the newest attempt stands. */
+  standing: Connection;
   /** A token was given. */
   held: boolean;
   signIn: (token: string, keep: boolean) => void;
 }
 
-export function SignIn({ status, detail, held, signIn }: SignInProps) {
+export function SignIn({ refusal, standing, held, signIn }: SignInProps) {
   const [token, setToken] = useState("");
   const [keep, setKeep] = useState(false);
-  const trouble = reason(status, held);
+  const field = useRef<HTMLInputElement>(null);
+  useEffect(() => field.current?.focus(), []);
+  const busy = standing.state === "connecting";
+  const trouble = busy ? null : reason(refusal, standing, held);
   return (
     <section class="card signin" aria-labelledby="signin">
       <Title>
@@ -27,7 +32,7 @@ export function SignIn({ status, detail, held, signIn }: SignInProps) {
       </p>
       {trouble ? (
         <p class="notice" data-level="bad" role="alert">
-          <strong>{trouble}</strong> {detail ? `The server says: ${detail}.` : ""}
+          <strong>{trouble[0]}</strong> {trouble[1]}
         </p>
       ) : null}
       {isSecureContext ? null : (
@@ -45,6 +50,7 @@ export function SignIn({ status, detail, held, signIn }: SignInProps) {
         <label>
           Token
           <input
+            ref={field}
             class="field mono"
             type="password"
             autocomplete="off"
@@ -58,7 +64,7 @@ export function SignIn({ status, detail, held, signIn }: SignInProps) {
           <input type="checkbox" checked={keep} onChange={(event) => setKeep(event.currentTarget.checked)} />
           Keep it for reloads of this tab
         </label>
-        <button type="submit" class="primary">
+        <button type="submit" class="primary" disabled={busy}>
           Open the console
         </button>
       </form>
@@ -69,7 +75,9 @@ export function SignIn({ status, detail, held, signIn }: SignInProps) {
   );
 }
 
-function reason(status: number, held: boolean): string {
-  if (status === 403) return "This is not allowed.";
-  return held ? "This token is not accepted." : "";
+function reason(refusal: Refusal, standing: Connection, held: boolean): [title: string, text: string] | null {
+  if (standing.state === "lost") return ["The server does not answer.", `${standing.reason}.`];
+  const text = refusal.detail ? `The server says: ${refusal.detail}.` : "";
+  if (refusal.status === 403) return ["This is not allowed.", text];
+  return held ? ["This token is not accepted.", text] : null;
 }
