@@ -118,7 +118,7 @@ test("attempts become rarer, up to one in fifteen seconds", async () => {
       expect(attempts()).toBe(round);
       const last = listener.states.at(-1);
       if (last?.state !== "lost") throw new Error("it is not lost");
-      expect(last).toMatchObject({ since: null, reason: "nobody is there" });
+      expect(last).toMatchObject({ since: null, reason: "the server cannot be reached" });
       waits.push(last.retryAt - Date.now());
       await vi.advanceTimersByTimeAsync(waits.at(-1) ?? 0);
     }

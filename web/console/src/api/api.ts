@@ -188,7 +188,7 @@ export class Api {
       });
     } catch (error) {
       if (signal.aborted) throw signal.reason;
-      throw new Unreachable(error instanceof Error ? error.message : String(error));
+      throw new Unreachable("the server cannot be reached", { cause: error }); // browsers do not say why
     }
     if (!response.ok) throw await problem(response);
     return response;

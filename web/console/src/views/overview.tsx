@@ -173,7 +173,7 @@ function Tiles() {
       <Tile
         name="Connections"
         value={count(row.connections)}
-        more={sessions(row.active, row.detached)}
+        more={`${count(row.detached)} sessions detached`}
         href={hashOf({ page: "clients", query: NO_QUERY })}
       />
       <Tile
@@ -186,14 +186,14 @@ function Tiles() {
       <Tile
         name="In mailboxes"
         value={count(row.mailbox_messages)}
-        more={`${count(row.mailboxes)} mailboxes, ${bytes(row.mailbox_bytes)}`}
+        more={`in ${count(row.mailboxes)}, ${bytes(row.mailbox_bytes)}`}
         href={hashOf({ page: "mailboxes", query: NO_QUERY })}
       />
       <Tile
         name="Slow consumers"
         value={count(row.slow_held)}
         state={held > 0 ? "warn" : undefined}
-        more={`${count(sample?.slow_consumers.closed)} closed since the start`}
+        more={`${count(sample?.slow_consumers.closed)} closed so far`}
       />
       <Tile
         name="Errors"
@@ -214,10 +214,6 @@ function Tiles() {
     </dl>
   );
 }
-
-/** Sessions outlive connections: the difference is who may come back in a moment. */
-const sessions = (active: number | null, detached: number | null): string =>
-  `${count(active)} active, ${count(detached)} detached`;
 
 const delay = (value: Percentile | null): string =>
   (value?.beyond ? "> " : "") + milliseconds(value === null ? null : value.seconds * 1000);
