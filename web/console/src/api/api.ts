@@ -159,7 +159,6 @@ export class Api {
     try {
       return await work(signal ? AbortSignal.any([signal, timeout]) : timeout);
     } catch (error) {
-      if (signal?.aborted) throw signal.reason;
       if (timeout.aborted) throw new Unreachable(`no answer within ${patience / 1000} s`);
       if (error instanceof SyntaxError) throw new Unreachable("the answer is not JSON");
       throw error;
