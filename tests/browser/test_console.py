@@ -99,7 +99,7 @@ async def test_the_overview_moves_while_clients_talk(page: Page, server: Server,
         await expect(events.get_by_role("listitem").filter(has_text="alice")).to_have_count(0)
         await expect(events.get_by_role("listitem").filter(has_text="bob")).not_to_have_count(0)
         for scheme in ("light", "dark"):
-            await page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            await page.emulate_media(color_scheme=scheme)
             assert await axe(page) == []
 
 
@@ -202,7 +202,7 @@ async def test_a_channel_shows_its_members_history_and_state(page: Page, server:
             await expect(page.get_by_text("Published as number")).to_be_visible()
             await expect(history).to_contain_text("from an operator")
             async for publication in subscription:
-                if publication.data == "from an operator":
+                if isinstance(publication, duolink.Publication) and publication.data == "from an operator":
                     break
             assert await axe(page) == []
 

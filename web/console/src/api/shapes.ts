@@ -84,8 +84,15 @@ export interface ClientFacts extends Omit<ClientRow, "mailbox"> {
   last_seen: number | null;
   channels: { name: string; offset: number }[];
   links: { peer: string; lane: string; in_flight: number }[];
-  mailbox: { messages: number; bytes: number; oldest: number | null } | null;
+  mailbox: Mailbox | null;
   claims: Rights | null;
+}
+
+/** What waits for a client. */
+export interface Mailbox {
+  messages: number;
+  bytes: number;
+  oldest: number | null;
 }
 
 /** What a client's token allows: exact names, or beginnings that end in "*". */

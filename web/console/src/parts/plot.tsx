@@ -151,7 +151,7 @@ function options(lines: Line[], format: PlotProps["format"], scale: string, widt
   return {
     width,
     height: HEIGHT,
-    padding: [6, 12, 0, 0],
+    padding: [6, 20, 0, 0],
     legend: { show: false },
     cursor: {
       y: false,

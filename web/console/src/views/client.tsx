@@ -2,8 +2,8 @@
 
 import { useContext, useEffect, useState } from "preact/hooks";
 import { Problem } from "../api/api.js";
-import type { ClientFacts, Rights, SendOutcome } from "../api/shapes.js";
-import { ago, bytes, clock, count, milliseconds } from "../format.js";
+import type { ClientFacts, Mailbox, Rights, SendOutcome } from "../api/shapes.js";
+import { ago, bytes, clock, count, milliseconds, UNKNOWN } from "../format.js";
 import { DataField, type DataKind, dataOf } from "../parts/data.js";
 import { Dialog } from "../parts/dialog.js";
 import { type Fact, Facts, Panel, Title, Trouble } from "../parts/facts.js";
@@ -57,7 +57,15 @@ export function ClientView({ client }: { client: string }) {
       ) : error ? (
         <Trouble error={error} doing="Loading the client" retry={reload} />
       ) : null}
-      {value ? <Known facts={value} /> : gone || error ? null : <p class="muted">Loading…</p>}
+      {value ? (
+        value.state === "away" ? (
+          <Away facts={value} />
+        ) : (
+          <Known facts={value} />
+        )
+      ) : gone || error ? null : (
+        <p class="muted">Loading…</p>
+      )}
       <div class="columns">
         <Panel title="Recent events">
           <HappeningList client={client} />
@@ -81,16 +89,33 @@ export function ClientView({ client }: { client: string }) {
   );
 }
 
+/** Of a client that has a mailbox, and no session. */
+function Away({ facts: { mailbox } }: { facts: ClientFacts }) {
+  return (
+    <section class="card panel" aria-label="Its mailbox">
+      <p>It is not here now. What it is sent waits in its mailbox.</p>
+      {mailbox ? <Facts facts={waiting(mailbox, Date.now())} /> : null}
+    </section>
+  );
+}
+
+const waiting = ({ messages, bytes: size, oldest }: Mailbox, now: number): Fact[] => [
+  ["In its mailbox", `${count(messages)}, ${bytes(size)}`],
+  ["Oldest there", at(oldest, now)],
+];
+
+const at = (time: number | null, now: number): string =>
+  time === null ? UNKNOWN : `${clock(time, now)}, ${ago(time, now)}`;
+
 function Known({ facts }: { facts: ClientFacts }) {
   const now = Date.now();
-  const at = (time: number | null) => (time === null ? "–" : `${clock(time, now)}, ${ago(time, now)}`);
   const who: Fact[] = [
     ["User", facts.user ?? "–"],
     ["Transport", facts.transport ?? "–"],
     ["Address", facts.address ?? "–"],
-    ["Session began", at(facts.since)],
-    ["Connected", at(facts.attached), "When the present connection was accepted"],
-    ["Last heard", at(facts.last_seen)],
+    ["Session began", at(facts.since, now)],
+    ["Connected", at(facts.attached, now), "When the present connection was accepted"],
+    ["Last heard", at(facts.last_seen, now)],
     ["Round trip", milliseconds(facts.rtt_ms)],
   ];
   const traffic: Fact[] = [
@@ -101,13 +126,7 @@ function Known({ facts }: { facts: ClientFacts }) {
     ["Buffered", bytes(facts.buffered), "Waiting in memory for it to read"],
     ["Subscriptions", count(facts.subscriptions)],
   ];
-  const { mailbox } = facts;
-  if (mailbox) {
-    traffic.push(
-      ["In its mailbox", `${count(mailbox.messages)}, ${bytes(mailbox.bytes)}`],
-      ["Oldest there", at(mailbox.oldest)],
-    );
-  }
+  if (facts.mailbox) traffic.push(...waiting(facts.mailbox, now));
   const identity: Fact[] = [
     ["Session", <code key="session">{facts.session ?? "–"}</code>],
     ["Generation", plain(facts.generation), "Counts its sessions: older ones are fenced"],
