@@ -225,7 +225,7 @@ async def test_mailboxes_are_listed_by_depth(page: Page, serve: Serve, axe: Axe)
         await expect(table.get_by_role("rowheader")).to_have_text(["carol", "zoe"])
         assert await axe(page) == []
         await page.get_by_role("link", name="zoe").click()
-        await expect(page.get_by_text("In its mailbox")).to_be_visible()
+        await expect(page.get_by_text("In its mailbox", exact=True)).to_be_visible()
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ export class Api {
   /** Cut a client off; `reconnect`: with a code that lets it come back. */
   async disconnect(
     client: string,
-    how: { reason: string; reconnect: boolean },
+    how: { reason?: string | undefined; reconnect: boolean },
     call: Call = {},
   ): Promise<void> {
     await this._write("DELETE", `/clients/${encodeURIComponent(client)}`, how, call);

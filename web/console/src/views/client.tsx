@@ -33,14 +33,14 @@ export function ClientView({ client }: { client: string }) {
   useEffect(() => {
     if (newest !== undefined) reload();
   }, [newest]);
-  const connected = value !== null && !gone && value.state === "active";
+  const present = value !== null && !gone && value.state !== "away";
   return (
     <>
       <div class="title-row">
         <Title kind="Client">{client}</Title>
         {value && !gone && value.state ? <State row={value} /> : null}
         <span class="spring" />
-        {connected ? (
+        {present ? (
           <button type="button" class="danger" onClick={() => setAsking(true)}>
             Disconnect…
           </button>
@@ -220,7 +220,7 @@ function DisconnectDialog({ client, onClose, onDone }: DisconnectProps) {
     setBusy(true);
     setError(null);
     try {
-      await api.disconnect(client, { reason: reason.trim(), reconnect });
+      await api.disconnect(client, { reason: reason.trim() || undefined, reconnect });
       onDone(`${client} was disconnected.${reconnect ? " It may come back." : ""}`);
     } catch (error) {
       setError(error as Error);
