@@ -1,12 +1,14 @@
-# Every target sets itself up: a fresh Debian machine needs only git, make and Python 3.11 or newer.
+# Every target sets itself up: a fresh Debian machine needs only git, make and Python 3.11 or newer
+# (and root, for a browser that is missing).
 PORT ?= 8080
 ROUNDS ?= 50
 MINUTES ?= 60
 bin := .venv/bin
 stamp := .venv/.installed
+web := $(patsubst web/%/tsconfig.json,--workspace=%,$(wildcard web/*/tsconfig.json))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test check bench torture soak fuzz format clean
+.PHONY: help setup run demo test check bench browsers torture soak fuzz web format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,9 +26,14 @@ demo: $(stamp) ## Play a conversation with a cut and a restart, and explain it
 	@exec $(bin)/duolink demo
 
 test: $(stamp) ## Run the tests, with coverage and its thresholds
-	$(bin)/pytest -n 3 --dist worksteal --cov --cov-report= --ignore=tests/simulation
+	$(bin)/pytest -n 3 --dist worksteal --cov --cov-report= --ignore=tests/simulation --ignore=tests/browser
 	@echo "Seeded worlds (measured for nothing but their promises: tracing would make them five times slower):"
 	$(bin)/pytest -n 2 --dist worksteal tests/simulation
+	@echo "What runs in browsers, by itself and in Chromium (make browsers: Firefox, and all that takes long):"
+	@scripts/browsers chromium
+	@scripts/web npm run build $(web)
+	@scripts/web npm test $(web)
+	$(bin)/pytest -n 2 --dist worksteal tests/browser
 	@echo "Coverage of the protocol core (must be 100 %):"
 	@$(bin)/coverage report --include='src/duolink/protocol/*' --fail-under=100
 	@echo "Coverage of everything else (must be 90 %):"
@@ -38,9 +45,18 @@ check: $(stamp) ## Check format, style, types, import rules and file sizes
 	$(bin)/mypy
 	$(bin)/lint-imports
 	$(bin)/python scripts/check_sizes.py
+	@scripts/web npm run check $(web)
 
 bench: $(stamp) ## Measure speed and memory, and print the table
 	@exec $(bin)/python -m benchmarks
+
+web: $(stamp) ## Build what runs in browsers (Node 20 or newer; one is installed where there is none)
+	@scripts/web npm run build $(web)
+
+browsers: $(stamp) ## Run everything that needs a browser, in Chromium and Firefox
+	@scripts/browsers
+	@scripts/web npm run build $(web)
+	$(bin)/pytest tests/browser -m "browsers or not browsers"
 
 torture: $(stamp) ## Run the long tests: kills, cuts, many seeds (ROUNDS=50)
 	ROUNDS=$(ROUNDS) $(bin)/pytest -m torture --timeout=7200 --hypothesis-profile=default
@@ -57,4 +73,5 @@ format: $(stamp) ## Format the code and fix what can be fixed
 
 clean: ## Delete .venv and everything that was generated
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov dist build
+	rm -rf web/node_modules web/*/node_modules web/*/dist
 	find src tests benchmarks examples scripts -type d -name __pycache__ -prune -exec rm -rf {} +

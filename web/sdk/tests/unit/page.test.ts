@@ -92,6 +92,20 @@ test("a reloaded page resumes the session as a new process, and its full sets re
   expect(browser.held.size).toBe(0);
 });
 
+test("what a page subscribes to before it opens its client goes with the hello", async () => {
+  const server = new FakeServer();
+  const page = client(server);
+  const early = page.channel("doc").subscribe();
+  await turns();
+  expect(server.hellos).toEqual([]); // it does not even begin by itself
+  await after(page.open());
+  await turns();
+  expect(server.hellos[0]).toMatchObject({ subscriptions: [{ channel: "doc" }] });
+  await after(page.close());
+  await expect(early).rejects.toThrow("closed");
+  await expect(page.channel("doc").subscribe()).rejects.toThrow("closed");
+});
+
 test("a copied tab does not resume what the original lives on", async () => {
   const server = new FakeServer();
   const before = await opened(server);
