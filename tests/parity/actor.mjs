@@ -127,14 +127,15 @@ export class Actor {
     this.client.link(peer).onEphemeral((value) => this.tell("ephemeral", { from: peer, data: plain(value) }));
   }
 
-  async do_send({ to, data: value, name, lane = "messages", expires, collapse = "", wait = true }) {
+  async do_send({ to, items, name, lane = "messages", expires, collapse = "", wait = true }) {
     const link = this.client.link(to);
     const how = { lane, expires, collapse };
-    const sent = wait ? await link.send(data(value), how) : link.trySend(data(value), how);
-    const { run } = this.client.welcome;
-    this.tell("sent", { name, to, run, lane, seq: sent.seq, data: value });
-    void this.follow(sent, { name, to, run, lane, seq: sent.seq });
-    return sent.seq;
+    for (const value of items) {
+      const sent = wait ? await link.send(data(value), how) : link.trySend(data(value), how);
+      const { run } = this.client.welcome;
+      this.tell("sent", { name, to, run, lane, seq: sent.seq, data: value });
+      void this.follow(sent, { name, to, run, lane, seq: sent.seq });
+    }
   }
 
   /** Tell what becomes of a message. */
@@ -215,8 +216,8 @@ export class Actor {
     this.subscriptions.delete(channel);
   }
 
-  async do_publish({ channel, data: value }) {
-    return (await this.client.channel(channel).publish(data(value))).offset;
+  async do_publish({ channel, items }) {
+    for (const value of items) await this.client.channel(channel).publish(data(value));
   }
 
   async do_set({ channel, key, data: value, expect }) {

@@ -3,7 +3,6 @@ what every history must satisfy."""
 
 import asyncio
 import itertools
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -77,7 +76,8 @@ class Play:
             for task in role.later.values():
                 task.cancel()
         ending = [role.actor.end() for role in self._roles.values() if hasattr(role, "actor")]
-        await asyncio.gather(self._server.end(), *(role.proxy.close() for role in self._roles.values()))
+        self._server.kill()
+        await asyncio.gather(*(role.proxy.close() for role in self._roles.values()))
         await asyncio.gather(*ending)
 
     async def _flush(self) -> None:
@@ -119,7 +119,7 @@ class Play:
         for name, role in self._roles.items():
             lines.append(f"{name} saw:")
             lines += [f"  {str(each)[:300]}" for each in role.history.records[-20:]]
-        return "\n".join([*lines, "the server said:", *self._server.said[-10:]])
+        return "\n".join(lines)
 
     # --- steps ---------------------------------------------------------------------------------
 
@@ -138,8 +138,10 @@ class Play:
     async def _of_server(self, verb: str) -> None:
         if verb == "start":
             await self._server.start()
+        elif verb == "drain":
+            await self._server.drain()
         else:
-            await self._server.end(signal.SIGTERM if verb == "drain" else signal.SIGKILL)
+            self._server.kill()
 
     async def _of_network(self, verb: str, of: str | None = None, **how: Any) -> None:
         for name in self._roles if of is None else [of]:
@@ -185,22 +187,18 @@ class Play:
             how["expect"] = self._values[how["expect"]]
         if verb == "send":
             how.setdefault("name", "m")
-        if "numbers" not in how:
-            if "data" in how:
-                how["data"] = data(how["data"])
-            return await role.actor.do(verb, how)
-        first, last = how.pop("numbers")
-        for number in range(first, last + 1):
-            done = await role.actor.do(verb, {**how, "data": number})
-            if "error" in done:
-                return {"error": {**done["error"], "at": number}}
-        return {"result": None}
+        if verb in ("send", "publish"):
+            items = [how.pop("data")] if "data" in how else []
+            how["items"] = _wanted(items, how.pop("repeated", 1), how.pop("numbers", None))
+        elif "data" in how:
+            how["data"] = data(how["data"])
+        return await role.actor.do(verb, how)
 
     def _connecting(self, role: Role, how: dict[str, Any]) -> dict[str, Any]:
         return {
             "url": f"ws://127.0.0.1:{role.proxy.port}",
             "client": role.client_id,
-            "token": self._server.token(how.get("token", "good"), role.client_id) if self._scenario.auth else "",
+            "token": self._server.ticket(how.get("token", "good"), role.client_id),
             "close_timeout": how.get("close_timeout", 5),
             "options": {**OPTIONS, **how.get("options", {})},
         }
@@ -222,17 +220,27 @@ class Play:
         self._judge(await role.later[of], **end)
 
     async def _wait_expect(
-        self, role: Role, peer: str, items: list[Any] | None = None, numbers: list[int] | None = None
+        self,
+        role: Role,
+        peer: str,
+        items: Sequence[Any] = (),
+        repeated: int = 1,
+        numbers: list[int] | None = None,
     ) -> None:
-        history, wanted = role.history, _wanted(items, numbers)
+        history, wanted = role.history, _wanted(items, repeated, numbers)
         peer = self._roles[peer].client_id
         got = await history.take(("expect", peer), lambda: history.received(peer), len(wanted))
         _compare(got, wanted)
 
     async def _wait_entries(
-        self, role: Role, channel: str, items: list[Any] | None = None, numbers: list[int] | None = None
+        self,
+        role: Role,
+        channel: str,
+        items: Sequence[Any] = (),
+        repeated: int = 1,
+        numbers: list[int] | None = None,
     ) -> None:
-        history, wanted = role.history, _wanted(items, numbers)
+        history, wanted = role.history, _wanted(items, repeated, numbers)
         got = await history.take(("entries", channel), lambda: history.entries(channel), len(wanted))
         _compare(got, wanted)
 
@@ -276,8 +284,9 @@ class Play:
         self._never.append((role, len(role.history.records), fields))
 
 
-def _wanted(items: list[Any] | None, numbers: list[int] | None) -> list[Any]:
-    written = [] if items is None else [data(each) for each in items]
+def _wanted(items: Sequence[Any], repeated: int, numbers: list[int] | None) -> list[Any]:
+    """The items, so many times, and then the numbers from the first to the last."""
+    written = [data(each) for each in items] * repeated
     return written if numbers is None else [*written, *range(numbers[0], numbers[1] + 1)]
 
 

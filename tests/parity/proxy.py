@@ -9,78 +9,91 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections import deque
 from collections.abc import Callable
-from enum import StrEnum
 from typing import Final
 
 CHUNK: Final = 16_384
 """Bytes that are read at once."""
 
+MOST: Final = 1024 * 1024
+"""Bytes that a direction holds before it reads no more."""
+
 LOCAL: Final = "127.0.0.1"
 
 
-class Way(StrEnum):
-    """Which way bytes go: to the server, or to the client."""
-
-    UP = "up"
-    DOWN = "down"
-
-
 class Lane:
-    """One direction of one connection."""
+    """One direction of one connection. It reads on while it holds, up to `MOST`, as a network does."""
 
     def __init__(
         self, connection: "Connection", reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self._connection, self._reader, self._writer = connection, reader, writer
-        self._gate = asyncio.Event()
-        self._gate.set()
-        self.read = 0  # bytes that came
-        self.carried = 0  # of those, how many have been passed on
-        self.reset_after: int | None = None  # bytes still to be passed on, then the connection is reset
-
-    @property
-    def held(self) -> int:
+        self._waiting: deque[bytes] = deque()  # read, and not passed on yet; empty: the end
+        self._holding = False
+        self._moved = asyncio.Event()
+        self.held = 0
         """Bytes that wait here."""
-        return self.read - self.carried
+        self.reset_after: int | None = None
+        """Bytes still to be passed on, then the connection is reset."""
 
     def hold(self) -> None:
         """Pass nothing on, the end of the connection included."""
-        self._gate.clear()
+        self._holding = True
 
     def release(self) -> None:
         """Pass on what has been held, and what comes."""
-        self._gate.set()
+        self._holding = False
+        self._moved.set()
 
-    async def run(self) -> None:
-        """Carry until one side ends."""
+    async def read(self) -> None:
+        """Read until the near side ends."""
+        while data := await self._reader.read(CHUNK):
+            self._waiting.append(data)
+            self.held += len(data)
+            self._announce()
+            await self._until(lambda: self.held < MOST)
+        self._waiting.append(b"")
+        self._announce()
+
+    async def write(self) -> None:
+        """Pass on, until the end has been passed on."""
         proxy = self._connection.proxy
-        while data := await self._reader.read(proxy.chunk):
-            self.read += len(data)
-            proxy.changed()
-            if pause := proxy.delay + proxy.transmission(len(data)):
+        while True:
+            await self._until(lambda: bool(self._waiting) and not self._holding)
+            if not self._waiting[0]:
+                break
+            data = self._waiting.popleft()
+            if pause := proxy.delay + (len(data) / proxy.rate if proxy.rate else 0.0):
                 await asyncio.sleep(pause)
-            await self._gate.wait()
+                await self._until(lambda: not self._holding)
             if not await self._pass(data):
                 return
-        await self._gate.wait()
         if self._writer.can_write_eof():
             self._writer.write_eof()
+
+    async def _until(self, there: Callable[[], bool]) -> None:
+        while not there():
+            self._moved.clear()
+            await self._moved.wait()
+
+    def _announce(self) -> None:
+        self._moved.set()
+        self._connection.proxy.changed()
 
     async def _pass(self, data: bytes) -> bool:
         """Whether the connection goes on."""
         left = self.reset_after
         whole = left is None or len(data) < left
-        if self._connection.stranded and self is self._connection.down:
-            return True  # nobody is there any more
-        self._writer.write(data if whole else data[:left])
-        await self._writer.drain()
-        self.carried += len(data)
+        if not (self._connection.stranded and self is self._connection.down):  # nobody is there any more
+            self._writer.write(data if whole else data[:left])
+            await self._writer.drain()
+        self.held -= len(data)
         if left is not None:
             self.reset_after = left - len(data)
         if not whole:
             self._connection.cut(reset=True)
-        self._connection.proxy.changed()
+        self._announce()
         return whole
 
 
@@ -101,12 +114,16 @@ class Connection:
         self.open = True
 
     def lanes(self, way: str | None) -> list[Lane]:
-        """The directions that are meant; None: both."""
+        """The directions that are meant: `up`, to the server, `down`, or None: both."""
         return [lane for name, lane in (("up", self.up), ("down", self.down)) if way in (None, name)]
 
     async def run(self) -> None:
         """Carry until both sides have ended, or one has failed."""
-        lanes = [asyncio.create_task(lane.run()) for lane in (self.up, self.down)]
+        lanes = [
+            asyncio.create_task(work)
+            for lane in (self.up, self.down)
+            for work in (lane.read(), lane.write())
+        ]
         try:
             await asyncio.gather(*lanes)
             self.cut(reset=False)
@@ -223,15 +240,6 @@ class Proxy:
     def held(self) -> int:
         """Bytes to the server that wait here."""
         return sum(connection.up.held for connection in self._open())
-
-    @property
-    def chunk(self) -> int:
-        """Bytes to read at once: with a rate, a hundredth of a second's worth."""
-        return max(min(self.rate // 100, CHUNK), 1) if self.rate else CHUNK
-
-    def transmission(self, size: int) -> float:
-        """Seconds that so many bytes take."""
-        return size / self.rate if self.rate else 0.0
 
     async def until(self, there: Callable[[], bool]) -> None:
         """Wait until it is so; asked whenever something was read, carried, opened or closed."""

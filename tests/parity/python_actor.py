@@ -170,24 +170,24 @@ class PythonActor:
     async def _do_send(
         self,
         to: str,
-        data: Any,
+        items: list[Any],
         name: str,
         lane: str = "messages",
         expires: float | None = None,
         collapse: str = "",
         wait: bool = True,
-    ) -> int:
+    ) -> None:
         link = self._client.link(to)
-        body = unpacked(data)
-        if wait:
-            sent = await link.send(body, lane=lane, expires=expires, collapse=collapse)
-        else:
-            sent = link.try_send(body, lane=lane, expires=expires, collapse=collapse)
-        assert self._client.welcome is not None
-        which = {"name": name, "to": to, "run": self._client.welcome.run, "lane": lane, "seq": sent.seq}
-        self._tell("sent", **which, data=data)
-        self._spawn(self._follow(sent, which))
-        return sent.seq
+        for data in items:
+            body = unpacked(data)
+            if wait:
+                sent = await link.send(body, lane=lane, expires=expires, collapse=collapse)
+            else:
+                sent = link.try_send(body, lane=lane, expires=expires, collapse=collapse)
+            assert self._client.welcome is not None
+            which = {"name": name, "to": to, "run": self._client.welcome.run, "lane": lane, "seq": sent.seq}
+            self._tell("sent", **which, data=data)
+            self._spawn(self._follow(sent, which))
 
     async def _follow(self, sent: Sent, which: dict[str, Any]) -> None:
         """Tell what becomes of a message."""
@@ -263,8 +263,9 @@ class PythonActor:
     async def _do_unsubscribe(self, channel: str) -> None:
         self._subscriptions.pop(channel).close()
 
-    async def _do_publish(self, channel: str, data: Any) -> int:
-        return (await self._client.channel(channel).publish(unpacked(data))).offset
+    async def _do_publish(self, channel: str, items: list[Any]) -> None:
+        for data in items:
+            await self._client.channel(channel).publish(unpacked(data))
 
     async def _do_set(self, channel: str, key: str, data: Any, expect: int | None = None) -> int:
         return await self._client.channel(channel).set(key, unpacked(data), expect=expect)

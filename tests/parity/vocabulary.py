@@ -17,7 +17,7 @@ ACTIONS: Final[dict[str, frozenset[str]]] = {
     "close": frozenset(),
     "drop": frozenset(),
     "watch": frozenset({"peer"}),
-    "send": frozenset({"to", "data", "numbers", "name", "lane", "expires", "collapse", "wait"}),
+    "send": frozenset({"to", "data", "numbers", "repeated", "name", "lane", "expires", "collapse", "wait"}),
     "hold": frozenset(),
     "read": frozenset(),
     "request": frozenset({"to", "data", "timeout"}),
@@ -25,7 +25,7 @@ ACTIONS: Final[dict[str, frozenset[str]]] = {
     "ephemeral": frozenset({"to", "channel", "data"}),
     "subscribe": frozenset({"channel", "presence", "state"}),
     "unsubscribe": frozenset({"channel"}),
-    "publish": frozenset({"channel", "data", "numbers"}),
+    "publish": frozenset({"channel", "data", "numbers", "repeated"}),
     "set": frozenset({"channel", "key", "data", "expect"}),
     "delete": frozenset({"channel", "key", "expect"}),
     "history": frozenset({"channel", "limit"}),
@@ -34,8 +34,8 @@ ACTIONS: Final[dict[str, frozenset[str]]] = {
 """What a client does."""
 
 WAITS: Final[dict[str, frozenset[str] | None]] = {
-    "expect": frozenset({"peer", "items", "numbers"}),
-    "entries": frozenset({"channel", "items", "numbers"}),
+    "expect": frozenset({"peer", "items", "repeated", "numbers"}),
+    "entries": frozenset({"channel", "items", "repeated", "numbers"}),
     "fate": frozenset({"of", "is", "reason", "certain"}),
     "map": frozenset({"channel", "is"}),
     "present": frozenset({"channel", "are"}),
