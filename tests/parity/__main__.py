@@ -19,13 +19,15 @@ async def main(sides: list[str], names: list[str]) -> int:
     failures = 0
     async with AsyncExitStack() as stack:
         browser = await stack.enter_async_context(launched()) if "browser" in sides else None
+        stage = Stage(browser)
+        stack.callback(stage.close)
         for scenario in load_all():
             if names and scenario.name not in names:
                 continue
             begin = time.perf_counter()
             with tempfile.TemporaryDirectory() as folder:
                 try:
-                    await Play(scenario, sides, Stage(browser=browser), Path(folder)).run()
+                    await Play(scenario, sides, stage, Path(folder)).run()
                     outcome = "ok"
                 except Failed as error:
                     failures += 1

@@ -9,12 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from playwright.async_api import Browser, Page, Route
-
+from playwright.async_api import Browser, Page
+from tests.browser.site import Site
 from tests.parity.history import Record
 from tests.parity.proxy import Proxy
 from tests.parity.python_actor import PythonActor
-from tests.parity.server import ORIGIN
 
 HERE: Final = Path(__file__).parent
 WEB: Final = HERE.parent.parent / "web"
@@ -23,6 +22,12 @@ WS: Final = WEB / "node_modules" / "ws" / "wrapper.mjs"
 
 LONGEST: Final = 4 * 1024 * 1024
 """Bytes of a line that an actor says: a message of 64 KiB in any notation."""
+
+PAGE: Final = """
+import * as sdk from "/duolink.js";
+import { Actor } from "/actor.js";
+globalThis.actor = new Actor(sdk, undefined, (record) => globalThis.record(record));
+"""
 
 Take = Callable[[Record], None]
 
@@ -123,27 +128,17 @@ class Node:
 class InPage:
     """An actor on the TypeScript SDK in a page of its own."""
 
-    def __init__(self, take: Take, sdk: Path) -> None:
-        self._take, self._sdk = take, sdk
+    def __init__(self, take: Take) -> None:
+        self._take = take
         self._page: Page
 
-    async def start(self, browser: Browser) -> None:
+    async def start(self, browser: Browser, site: Site) -> None:
         """Open the page."""
         context = await browser.new_context()
-        await context.route(f"{ORIGIN}/**", self._serve)
         self._page = await context.new_page()
         await self._page.expose_function("record", self._take)
-        await self._page.goto(ORIGIN)
+        await self._page.goto(f"{site.origin}/actor")
         await self._page.wait_for_function("globalThis.actor")
-
-    async def _serve(self, route: Route) -> None:
-        name = route.request.url.rsplit("/", 1)[1] or "page.html"
-        path = self._sdk if name == "duolink.js" else HERE / name
-        kind = "text/html" if name.endswith(".html") else "text/javascript"
-        if path.exists():
-            await route.fulfill(body=path.read_text(), content_type=kind)
-        else:
-            await route.fulfill(status=404)
 
     async def do(self, verb: str, how: dict[str, Any]) -> dict[str, Any]:
         """See `Actor`."""
@@ -161,20 +156,34 @@ class InPage:
 
 
 class Stage:
-    """What actors need: the SDK's module, and a browser if there are pages."""
+    """What actors need: the SDK's module, and for pages a browser and where they come from."""
 
-    def __init__(self, sdk: Path = SDK, browser: Browser | None = None) -> None:
-        self.sdk, self.browser = sdk, browser
+    def __init__(self, browser: Browser | None = None, sdk: Path = SDK) -> None:
+        self._browser, self._sdk = browser, sdk
+        self._site = Site()
+        self._site.file("/duolink.js", sdk.read_text())
+        self._site.file("/actor.js", (HERE / "actor.mjs").read_text())
+        self._site.file("/page.js", PAGE)
+        self._site.page("/actor", script="/page.js", title="Actor")
+
+    @property
+    def origin(self) -> str:
+        """Where the pages come from."""
+        return self._site.origin
+
+    def close(self) -> None:
+        """No more pages come from here."""
+        self._site.close()
 
     async def actor(self, kind: str, take: Take) -> Actor:
         """Return an actor of a kind: `python`, `node` or `browser`."""
         if kind == "python":
             return Python(take)
         if kind == "node":
-            node = Node(take, self.sdk)
+            node = Node(take, self._sdk)
             await node.start()
             return node
-        assert kind == "browser" and self.browser is not None
-        page = InPage(take, self.sdk)
-        await page.start(self.browser)
+        assert kind == "browser" and self._browser is not None
+        page = InPage(take)
+        await page.start(self._browser, self._site)
         return page

@@ -39,7 +39,9 @@ class Play:
 
     def __init__(self, scenario: Scenario, sides: Sequence[str], stage: Stage, folder: Path) -> None:
         self._scenario, self._sides, self._stage = scenario, sides, stage
-        self._server = Server(folder, scenario.settings, scenario.database, scenario.auth)
+        self._server = Server(
+            folder, scenario.settings, scenario.database, scenario.auth, stage.origin
+        )
         self._roles: dict[str, Role] = {}
         self._values: dict[str, Any] = {}  # results that have a name
         self._never: list[tuple[Role, int, dict[str, Any]]] = []

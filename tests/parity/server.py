@@ -4,22 +4,21 @@ import asyncio
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from tests.browser import server
 
 from duolink.server.auth import sign
 
-ORIGIN: Final = "http://localhost"
-"""Where the browsers' pages come from."""
-
 
 class Server(server.Server):
     """`duolink serve` on the same port in each of its lives; with `database` what it stores outlives it, with
-    `auth` it wants tokens."""
+    `auth` it wants tokens. Pages come from `origin`."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], database: bool, auth: bool) -> None:
-        origins = {"listen.origins": [ORIGIN]}
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], database: bool, auth: bool, origin: str
+    ) -> None:
+        origins = {"listen.origins": [origin]}
         super().__init__(folder / "duolink.db" if database else None, auth=auth, **settings, **origins)
 
     async def drain(self) -> None:
