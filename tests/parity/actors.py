@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from playwright.async_api import Browser, Page
+
 from tests.browser.site import Site
 from tests.parity.history import Record
 from tests.parity.proxy import Proxy
@@ -39,8 +40,8 @@ class Actor(Protocol):
         """Do something: `{"result": …}`, or `{"error": {"name": …}}`."""
 
     async def drop(self, proxy: Proxy) -> None:
-        """End as a process ends that is killed, or a page that is reloaded: without a goodbye, with a new run.
-        From then on it is another life, that may connect."""
+        """End as a process that is killed, or a page that is reloaded: without a goodbye. From then on it is
+        another life, that may connect."""
 
     async def end(self) -> None:
         """Leave nothing."""
@@ -110,7 +111,8 @@ class Node:
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"id": number, "verb": verb, "how": how}).encode() + b"\n")
-        return await answer
+        done: dict[str, Any] = await answer
+        return done
 
     async def drop(self, proxy: Proxy) -> None:
         """See `Actor`."""

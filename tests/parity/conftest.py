@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 from playwright.async_api import Browser
+
 from tests.browser.conftest import launched
 from tests.parity.actors import SDK
 

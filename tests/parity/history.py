@@ -79,6 +79,10 @@ class History:
         self._cursors["see", event] = place
         return self.records[place - 1]
 
+    def count(self) -> int:
+        """How many records this life has."""
+        return sum(each["life"] == self.life for each in self.records)
+
     # --- what was received ---------------------------------------------------------------------
 
     def received(self, peer: str) -> list[Any]:
@@ -156,18 +160,15 @@ def _check_fates(history: History) -> None:
 
 def _check_channels(history: History) -> None:
     """Offsets go up by one, within a life and epoch, but at gaps and where a subscription begins."""
-    places: dict[Any, int | None] = {}
-    for each in history.records:
-        if each["event"] == "entry":
-            where = each["life"], each["channel"]
-            before = places.get(where)
-            if each["kind"] == "gap":
-                places[where] = None
-                continue
-            assert before is None or each["offset"] == before + 1, f"{history.client}: {each} after {before}"
-            places[where] = each["offset"]
-        elif each["event"] == "channel_end":
-            places.pop((each["life"], each["channel"]), None)
+    places: dict[Any, int] = {}
+    for each in history.of("entry", "channel_end"):
+        where = each["life"], each["channel"]
+        if each["event"] == "channel_end" or each["kind"] == "gap":
+            places.pop(where, None)
+            continue
+        before = places.get(where, int(each["offset"]) - 1)
+        assert each["offset"] == before + 1, f"{history.client}: {each} after {before}"
+        places[where] = each["offset"]
 
 
 Number = tuple[str, str, int, str, int]
@@ -217,9 +218,7 @@ def _addressed(history: History, message: Record, sent: Mapping[Number, Any]) ->
     return found[0] if len(found) == 1 else next(each for each in found if each == history.client)
 
 
-def _check_ends(
-    histories: Mapping[str, History], names: Mapping[str, str], taken: Iterable[Number]
-) -> None:
+def _check_ends(histories: Mapping[str, History], names: Mapping[str, str], taken: Iterable[Number]) -> None:
     """Delivered is what somebody received; certainly lost what nobody did."""
     received = set(taken)
     for client, history in histories.items():

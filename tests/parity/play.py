@@ -1,9 +1,10 @@
-"""Plays a scenario: a server process, a proxy and an actor for each client, one step after the other, and then
-what every history must satisfy."""
+"""Plays a scenario: a server process, a proxy and an actor for each client; one step after the other, and
+then what must be true of every history."""
 
 import asyncio
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from tests.parity.proxy import Proxy
 from tests.parity.server import Server
 from tests.parity.vocabulary import ACTIONS, Scenario, data
 
-STEP: Final = 15.0
+PATIENCE: Final = 15.0
 """Seconds for a step, on a machine that is busy. A good one takes milliseconds."""
 
 OPTIONS: Final = {"backoff_initial": 0.05, "backoff_cap": 0.2}
@@ -35,13 +36,14 @@ class Role:
 
 
 class Play:
-    """One performance of a scenario. `sides`: the kinds of actors of its two sides."""
+    """One performance of a scenario. `sides`: the kinds of actors of its two sides; `patience`: seconds for
+    one step."""
 
-    def __init__(self, scenario: Scenario, sides: Sequence[str], stage: Stage, folder: Path) -> None:
-        self._scenario, self._sides, self._stage = scenario, sides, stage
-        self._server = Server(
-            folder, scenario.settings, scenario.database, scenario.auth, stage.origin
-        )
+    def __init__(
+        self, scenario: Scenario, sides: Sequence[str], stage: Stage, folder: Path, patience: float = PATIENCE
+    ) -> None:
+        self._scenario, self._sides, self._stage, self._patience = scenario, sides, stage, patience
+        self._server = Server(folder, scenario.settings, scenario.database, scenario.auth, stage.origin)
         self._roles: dict[str, Role] = {}
         self._values: dict[str, Any] = {}  # results that have a name
         self._never: list[tuple[Role, int, dict[str, Any]]] = []
@@ -57,10 +59,10 @@ class Play:
             await asyncio.gather(self._server.start(), *(self._cast(name) for name in self._scenario.clients))
             for number, step in enumerate(self._scenario.steps, 1):
                 try:
-                    async with asyncio.timeout(STEP):
+                    async with asyncio.timeout(self._patience):
                         await self._step(dict(step))
                 except (AssertionError, TimeoutError) as error:
-                    why = str(error) or f"nothing of that within {STEP:g} s"
+                    why = str(error) or f"nothing of that within {self._patience:g} s"
                     raise Failed(f"step {number}, {step}: {why}\n{self._report()}") from None
             await self._flush()
             self._check()
@@ -84,15 +86,10 @@ class Play:
 
     async def _flush(self) -> None:
         """Wait for the records that are still on their way."""
-        async with asyncio.timeout(STEP):
+        async with asyncio.timeout(self._patience):
             for role in self._roles.values():
                 count = (await role.actor.do("flush", {}))["result"]
-                history = role.history
-                await history.until(
-                    lambda history=history, count=count: (
-                        sum(each["life"] == history.life for each in history.records) >= count
-                    )
-                )
+                await role.history.until(partial(_has, role.history, count))
 
     def _check(self) -> None:
         try:
@@ -110,10 +107,10 @@ class Play:
         """What came was all expected: a repeat is one more."""
         history = role.history
         for peer in {each["peer"] for each in history.of("message", "loss")}:
-            rest = history.rest(("expect", peer), lambda peer=peer: history.received(peer))  # type: ignore[misc]
+            rest = history.rest(("expect", peer), partial(history.received, peer))
             assert not rest, f"{history.client}: more came from {peer}: {str(rest)[:200]}"
         for channel in {each["channel"] for each in history.of("entry")}:
-            rest = history.rest(("entries", channel), lambda channel=channel: history.entries(channel))  # type: ignore[misc]
+            rest = history.rest(("entries", channel), partial(history.entries, channel))
             assert not rest, f"{history.client}: more came in {channel}: {str(rest)[:200]}"
 
     def _report(self) -> str:
@@ -158,11 +155,8 @@ class Play:
                 proxy.rate = how["rate"]
             elif verb == "accept":
                 await proxy.accept()
-            elif verb == "until" and "held" in how:
-                await proxy.until(lambda proxy=proxy: proxy.held >= how["held"])  # type: ignore[misc]
             elif verb == "until":
-                count = how["connections"]
-                await proxy.until(lambda proxy=proxy: len(proxy.connections) >= count)  # type: ignore[misc]
+                await proxy.until(partial(_holds, proxy, how["held"]))
             else:
                 getattr(proxy, verb)(**how)
 
@@ -231,7 +225,7 @@ class Play:
     ) -> None:
         history, wanted = role.history, _wanted(items, repeated, numbers)
         peer = self._roles[peer].client_id
-        got = await history.take(("expect", peer), lambda: history.received(peer), len(wanted))
+        got = await history.take(("expect", peer), partial(history.received, peer), len(wanted))
         _compare(got, wanted)
 
     async def _wait_entries(
@@ -243,7 +237,7 @@ class Play:
         numbers: list[int] | None = None,
     ) -> None:
         history, wanted = role.history, _wanted(items, repeated, numbers)
-        got = await history.take(("entries", channel), lambda: history.entries(channel), len(wanted))
+        got = await history.take(("entries", channel), partial(history.entries, channel), len(wanted))
         _compare(got, wanted)
 
     async def _wait_fate(self, role: Role, of: str, **wanted: Any) -> None:
@@ -284,6 +278,14 @@ class Play:
 
     async def _wait_never(self, role: Role, **fields: Any) -> None:
         self._never.append((role, len(role.history.records), fields))
+
+
+def _has(history: History, count: int) -> bool:
+    return history.count() >= count
+
+
+def _holds(proxy: Proxy, size: int) -> bool:
+    return proxy.held >= size
 
 
 def _wanted(items: Sequence[Any], repeated: int, numbers: list[int] | None) -> list[Any]:

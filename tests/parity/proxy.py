@@ -120,9 +120,7 @@ class Connection:
     async def run(self) -> None:
         """Carry until both sides have ended, or one has failed."""
         lanes = [
-            asyncio.create_task(work)
-            for lane in (self.up, self.down)
-            for work in (lane.read(), lane.write())
+            asyncio.create_task(work) for lane in (self.up, self.down) for work in (lane.read(), lane.write())
         ]
         try:
             await asyncio.gather(*lanes)

@@ -1,7 +1,8 @@
-"""One client of a scenario, on the Python SDK, in this process. `actor.mjs` is the same on the TypeScript SDK:
-they do the same things when told the same, and tell the same."""
+"""One client of a scenario, on the Python SDK, in this process. `actor.mjs` is the same on the TypeScript
+SDK: they do the same things when told the same, and tell the same."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -88,10 +89,8 @@ class PythonActor:
         client = getattr(self, "_client", None)
         if client is not None:
             client.close_timeout = 0.0
-            try:
+            with contextlib.suppress(duolink.DuolinkError):
                 await client.close()
-            except duolink.DuolinkError:
-                pass
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -226,9 +225,7 @@ class PythonActor:
     async def _do_subscribe(self, channel: str, presence: bool = False, state: bool = False) -> None:
         name = channel
         self._client.channel(name).on_ephemeral(
-            lambda value, sender: self._tell(
-                "ephemeral", **{"from": sender}, channel=name, data=plain(value)
-            )
+            lambda value, sender: self._tell("ephemeral", **{"from": sender}, channel=name, data=plain(value))
         )
         subscription = self._client.channel(name).subscribe(presence=presence, state=state)
         await subscription.__aenter__()

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.browser import server
-
 from duolink.server.auth import sign
+from tests.browser import server
 
 
 class Server(server.Server):

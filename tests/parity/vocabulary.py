@@ -55,7 +55,7 @@ NETWORK: Final[dict[str, frozenset[str]]] = {
     "reset_after": frozenset({"bytes", "way"}),
     "delay": frozenset({"seconds"}),
     "slow": frozenset({"rate"}),
-    "until": frozenset({"held", "connections"}),
+    "until": frozenset({"held"}),
 }
 """What happens to the connections `of` a client, or of all."""
 
