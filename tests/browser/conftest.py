@@ -18,12 +18,21 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 from tests.browser.complaints import Complaints
 from tests.browser.server import Server
 from tests.browser.site import ROOT, SDK, Site
+from tests.browser.tab import Tab
 
-TIMEOUT = 60.0
+TIMEOUT = 30.0
 """Seconds for one test."""
 
 PATIENCE = 15_000.0
 """Milliseconds for one step of a page; no test waits so long unless it fails."""
+
+UNLIKE_OURS = [
+    "--disable-back-forward-cache",
+    "--disable-background-timer-throttling",
+    "--disable-backgrounding-occluded-windows",
+    "--disable-renderer-backgrounding",
+]
+"""What Playwright starts Chromium with, and users do not: their pages sleep and come back."""
 
 AXE = ROOT / "web/node_modules/axe-core/axe.min.js"
 
@@ -65,7 +74,7 @@ async def launched(*arguments: str) -> AsyncIterator[Browser]:
             executable_path=path,
             chromium_sandbox=os.geteuid() != 0,
             args=["--disable-gpu", "--disable-quic", *arguments],
-            ignore_default_args=["--disable-back-forward-cache"],  # pages have one, and so must tests
+            ignore_default_args=UNLIKE_OURS,
         )
         try:
             yield browser
@@ -126,6 +135,16 @@ def context(
 def page(runner: asyncio.Runner, context: BrowserContext) -> Page:
     """An empty tab; the test fails if anything in it complains (see `complaints`)."""
     return runner.run(context.new_page())
+
+
+@pytest.fixture
+def tab(
+    runner: asyncio.Runner, chromium: Browser, complaints: Complaints, serve: Callable[..., Any]
+) -> Iterator[Tab]:
+    """A tab that can be hidden and frozen; other than a `page` it shares its storage with other tests."""
+    tab = runner.run(Tab.open(chromium, complaints))
+    yield tab
+    runner.run(tab.close())
 
 
 @pytest.fixture

@@ -4,11 +4,12 @@ import asyncio
 
 import pytest
 from playwright.async_api import Page
-
-import duolink
 from tests.browser.seats import connect, sit
 from tests.browser.server import Server
 from tests.browser.site import Site
+
+import duolink
+from duolink.protocol.limits import WINDOW
 
 
 async def test_a_page_and_a_program_are_linked_both_ways(page: Page, site: Site, server: Server) -> None:
@@ -52,8 +53,9 @@ async def test_a_page_and_a_program_share_a_channel_and_its_state(
                 await doc.publish({ n: 1 });
                 return doc.set("title", "Plan", { expect: 0 });
             }""")
-            assert (await anext(his)).data == {"n": 1}
-            written = await anext(his)
+            published, written = await anext(his), await anext(his)
+            assert isinstance(published, duolink.Publication) and published.data == {"n": 1}
+            assert isinstance(written, duolink.StateSet)
             assert (written.name, written.value, written.version) == ("title", "Plan", version)
             await doc.set("title", "Draft", expect=version)
             assert await page.evaluate("""async () => {
@@ -102,22 +104,20 @@ async def test_a_slow_page_costs_its_sender_and_loses_nothing(page: Page, site: 
     }""")
     async with connect(server, "bob") as bob:
         link = bob.link("alice")
-        window = bob.welcome.limits.window
-        for n in range(window):
+        for n in range(WINDOW):
             link.try_send(n)
         with pytest.raises(duolink.WindowFull):
-            link.try_send(window)
-        last = asyncio.create_task(link.send(window))
+            link.try_send(WINDOW)
+        last = asyncio.create_task(link.send(WINDOW))
         await page.evaluate("seat.go()")
         await (await last).delivered()
-        assert await page.evaluate("seat.got") == list(range(window + 1))
+        assert await page.evaluate("seat.got") == list(range(WINDOW + 1))
 
 
 async def test_a_page_waits_for_a_slow_peer(page: Page, site: Site, server: Server) -> None:
     await sit(page, site, server)
     async with connect(server, "bob") as bob:
         stream = bob.link("alice").messages(acks="manual")
-        window = bob.welcome.limits.window
         assert await page.evaluate("""async () => {
             const link = seat.client.link("bob");
             let count = 0;
@@ -128,14 +128,14 @@ async def test_a_page_waits_for_a_slow_peer(page: Page, site: Site, server: Serv
             }
             seat.last = link.send("last");
             return [count, await Promise.race([seat.last, "waits"])];
-        }""") == [window, "waits"]
+        }""") == [WINDOW, "waits"]
         got = []
         async for message in stream:
             message.ack()
             got.append(message.data)
             if message.data == "last":
                 break
-        assert got == [*range(window), "last"]
+        assert got == [*range(WINDOW), "last"]
         await page.evaluate("async () => (await seat.last).delivered()")
 
 

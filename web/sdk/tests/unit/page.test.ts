@@ -194,6 +194,23 @@ test("a network that is back is used at once", async () => {
   });
 });
 
+test("a page whose connection has ended in its sleep comes back at once", async () => {
+  const server = new FakeServer();
+  await online(server, async () => {
+    for (const [slept, atOnce] of [
+      [0.1, true],
+      [2, false], // long after it woke up, a loss is a loss
+    ] as const) {
+      browser.fire("pageshow");
+      await sleep(slept);
+      const [began, dialled] = [now(), server.dialled];
+      server.line.end(); // the browser tells it after the waking
+      await until(() => server.dialled > dialled);
+      expect(now() - began < 0.01).toBe(atOnce);
+    }
+  });
+});
+
 test("in a hidden page acknowledgements do not wait for a slow timer", async () => {
   const server = new FakeServer();
   await online(server, async (alice) => {
