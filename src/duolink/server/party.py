@@ -46,6 +46,7 @@ class Flow:
         "reply",
         "storing",
         "target",
+        "told",
     )
 
     def __init__(self, party: Party) -> None:
@@ -72,6 +73,10 @@ class Flow:
         """What this flow's sender has acknowledged of the other way: the run, …"""
         self.ack_messages = self.ack_bulk = 0
         """… and how far each lane is finished with."""
+
+        self.told: dict[str, tuple[int, int, int]] = {}
+        """Lane → of an acknowledgement that lists losses, and so cannot be repeated from here: the generation
+        and attachment of the sender it went to, and how far everything is finished with."""
 
     def acknowledged(self, lane: str, run: int) -> int:
         """How far this flow's sender has acknowledged the other way; 0 for another run."""
