@@ -190,7 +190,7 @@ def _check_streams(histories: Mapping[str, History], sent: Mapping[Number, Any])
         newest: dict[Any, tuple[int, int]] = {}
         for each in history.of("message", "loss"):
             stream = each["life"], each["peer"], each["user"], each["lane"]
-            first = each.get("first", each.get("seq"))
+            first: int = each["seq"] if each["event"] == "message" else each["first"]
             if each["event"] == "message":
                 run, seq = each["run"], each["seq"]
                 number = each["peer"], each["user"] or _addressed(history, each, sent), run, each["lane"], seq

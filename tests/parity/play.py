@@ -118,6 +118,8 @@ class Play:
         for name, role in self._roles.items():
             lines.append(f"{name} saw:")
             lines += [f"  {str(each)[:300]}" for each in role.history.records[-20:]]
+            ended = {each: task.result() for each, task in role.later.items() if task.done()}
+            lines += [f"  and {each} ended: {str(result)[:300]}" for each, result in ended.items()]
         return "\n".join(lines)
 
     # --- steps ---------------------------------------------------------------------------------
