@@ -63,12 +63,12 @@ export class Actor {
     }
   }
 
-  async do_connect({ url, client, token, close_timeout, options }) {
+  async do_connect({ url, client, tokens, close_timeout, options }) {
     const { Client } = this.sdk;
     const { backoff_initial, backoff_cap, first_tries, hello_timeout, resume_window } = options;
     this.client = new Client(url, {
       clientId: client,
-      token,
+      token: () => (tokens.length > 1 ? tokens.shift() : tokens[0]),
       closeTimeout: close_timeout,
       backoffInitial: backoff_initial,
       backoffCap: backoff_cap,

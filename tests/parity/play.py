@@ -196,7 +196,7 @@ class Play:
         return {
             "url": f"ws://127.0.0.1:{role.proxy.port}",
             "client": role.client_id,
-            "token": self._server.ticket(how.get("token", "good"), role.client_id),
+            "tokens": [self._server.ticket(kind, role.client_id) for kind in how.get("tokens", ["good"])],
             "close_timeout": how.get("close_timeout", 5),
             "options": {**OPTIONS, **how.get("options", {})},
         }

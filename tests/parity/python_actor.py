@@ -108,12 +108,12 @@ class PythonActor:
     # --- life ----------------------------------------------------------------------------------
 
     async def _do_connect(
-        self, url: str, client: str, token: str, close_timeout: float, options: dict[str, Any]
+        self, url: str, client: str, tokens: list[str], close_timeout: float, options: dict[str, Any]
     ) -> None:
         self._client = duolink.connect(
             url,
             client_id=client,
-            token=token or None,
+            token=lambda: tokens.pop(0) if len(tokens) > 1 else tokens[0],
             close_timeout=close_timeout,
             options=Options(**options),
         )

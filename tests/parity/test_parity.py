@@ -75,6 +75,7 @@ def test_what_make_test_plays_is_there() -> None:
         ('title = ""\nclients = { a = {} }\nsteps = [{ a = "sees", state = "online" }]', "without an event"),
         ('title = ""\nclients = { a = {} }\nsteps = [{ network = "cut", of = "b" }]', "b is no client"),
         ('title = ""\nclients = { a = {} }\nsteps = [{ server = "explode" }]', "cannot explode"),
+        ('title = ""\nclients = { a = {} }\nsteps = [{ a = "never", event = "x" }]', "after the last step"),
     ],
 )
 def test_a_scenario_says_only_what_there_are_words_for(written: str, complaint: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ ENDING: Final = frozenset({"fails", "gives", "later", "as"})
 """What any action may say of its end."""
 
 ACTIONS: Final[dict[str, frozenset[str]]] = {
-    "connect": frozenset({"token", "close_timeout", "options"}),
+    "connect": frozenset({"tokens", "close_timeout", "options"}),
     "close": frozenset(),
     "drop": frozenset(),
     "watch": frozenset({"peer"}),
@@ -119,6 +119,8 @@ def load(path: Path) -> Scenario:
         complaint = _complaint(scenario, step)
         if complaint:
             raise Unreadable(f"{path.name}: step {number}: {complaint}")
+    if "never" in [next(iter(step.values())) for step in scenario.steps[-1:]]:
+        raise Unreadable(f"{path.name}: nothing comes after the last step")
     return scenario
 
 
