@@ -227,7 +227,7 @@ def test_a_process_without_run_that_resumes_gets_a_new_run(world):
 
 
 def test_the_numbers_of_another_process_that_resumes_are_new(world):
-    """Nothing that a receiver had finished with of the process before is said of them: they are handed over."""
+    """What a receiver had finished with of the process before says nothing of them: they are handed over."""
     alice, bob = world.client("alice"), world.client("bob")
     alice.say(1)
     bob.send(Ack(to="alice", run=alice.welcome.run, seq=1))
