@@ -63,7 +63,7 @@ export class Actor {
     }
   }
 
-  async do_connect({ url, client, tokens, close_timeout, options }) {
+  async do_connect({ url, client, tokens, answer, close_timeout, options }) {
     const { Client } = this.sdk;
     const { backoff_initial, backoff_cap, first_tries, hello_timeout, resume_window } = options;
     this.client = new Client(url, {
@@ -78,6 +78,7 @@ export class Actor {
       ...(this.WebSocket ? { WebSocket: this.WebSocket } : {}),
     });
     this.client.onEvent((event) => this.event(event));
+    if (answer) this.do_answer({ how: answer }); // before the first request can come
     await this.client.open();
     void this.read();
   }

@@ -125,7 +125,7 @@ def check(histories: Mapping[str, History], names: Mapping[str, str], trouble: b
         _check_fates(history)
         _check_channels(history)
     sent = _sent(histories, names)
-    taken = _check_streams(histories, sent)
+    taken = _check_streams(histories, names, sent)
     _check_ends(histories, names, taken)
 
 
@@ -183,39 +183,30 @@ def _sent(histories: Mapping[str, History], names: Mapping[str, str]) -> dict[Nu
     }
 
 
-def _check_streams(histories: Mapping[str, History], sent: Mapping[Number, Any]) -> set[Number]:
+def _check_streams(
+    histories: Mapping[str, History], names: Mapping[str, str], sent: Mapping[Number, Any]
+) -> set[Number]:
     """Each once, in order, as it was sent. Returns what was received by anybody."""
     taken: set[Number] = set()
-    for history in histories.values():
+    for client, history in histories.items():
         newest: dict[Any, tuple[int, int]] = {}
         for each in history.of("message", "loss"):
             stream = each["life"], each["peer"], each["user"], each["lane"]
             first: int = each["seq"] if each["event"] == "message" else each["first"]
             if each["event"] == "message":
                 run, seq = each["run"], each["seq"]
-                number = each["peer"], each["user"] or _addressed(history, each, sent), run, each["lane"], seq
-                assert sent[number] == each["data"], f"{history.client}: not what was sent: {each}"
+                number = each["peer"], each["user"] or names[client], run, each["lane"], seq
+                assert number in sent, f"{client}: nobody sent {each}"
+                assert sent[number] == each["data"], f"{client}: not what was sent: {each}"
                 taken.add(number)
             else:
                 run, seq = newest.get(stream, (0, 0))[0], each["last"]
             last_run, last = newest.get(stream, (run, first - 1))
-            assert run >= last_run, f"{history.client}: an older run: {each}"
+            assert run >= last_run, f"{client}: an older run: {each}"
             if run == last_run:
-                assert first == last + 1, f"{history.client}: {each} after {last}"
+                assert first == last + 1, f"{client}: {each} after {last}"
             newest[stream] = run, seq
     return taken
-
-
-def _addressed(history: History, message: Record, sent: Mapping[Number, Any]) -> str:
-    """The client id a message was sent to: that of the history."""
-    key = message["run"], message["lane"], message["seq"]
-    found = [
-        number[1]
-        for number in sent
-        if number[0] == message["peer"] and number[2:] == key and not number[1].startswith("@")
-    ]
-    assert found, f"{history.client}: nobody sent {message}"
-    return found[0] if len(found) == 1 else next(each for each in found if each == history.client)
 
 
 def _check_ends(histories: Mapping[str, History], names: Mapping[str, str], taken: Iterable[Number]) -> None:

@@ -197,6 +197,7 @@ class Play:
             "url": f"ws://127.0.0.1:{role.proxy.port}",
             "client": role.client_id,
             "tokens": [self._server.ticket(kind, role.client_id) for kind in how.get("tokens", ["good"])],
+            "answer": how.get("answer"),
             "close_timeout": how.get("close_timeout", 5),
             "options": {**OPTIONS, **how.get("options", {})},
         }

@@ -108,7 +108,13 @@ class PythonActor:
     # --- life ----------------------------------------------------------------------------------
 
     async def _do_connect(
-        self, url: str, client: str, tokens: list[str], close_timeout: float, options: dict[str, Any]
+        self,
+        url: str,
+        client: str,
+        tokens: list[str],
+        answer: str | None,
+        close_timeout: float,
+        options: dict[str, Any],
     ) -> None:
         self._client = duolink.connect(
             url,
@@ -118,6 +124,8 @@ class PythonActor:
             options=Options(**options),
         )
         self._client.on_event(self._event)
+        if answer:
+            await self._do_answer(answer)  # before the first request can come
         await self._client.open()
         self._spawn(self._read())
 

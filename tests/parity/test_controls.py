@@ -22,7 +22,7 @@ from tests.parity.vocabulary import SCENARIOS, load
 SOURCE = WEB / "sdk" / "src"
 ESBUILD = WEB / "node_modules" / ".bin" / "esbuild"
 
-PATIENCE = 4.0
+PATIENCE = 6.0
 """Seconds for a step: what should come, and does not, is waited for so long."""
 
 

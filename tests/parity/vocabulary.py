@@ -13,7 +13,7 @@ ENDING: Final = frozenset({"fails", "gives", "later", "as"})
 """What any action may say of its end."""
 
 ACTIONS: Final[dict[str, frozenset[str]]] = {
-    "connect": frozenset({"tokens", "close_timeout", "options"}),
+    "connect": frozenset({"answer", "tokens", "close_timeout", "options"}),
     "close": frozenset(),
     "drop": frozenset(),
     "watch": frozenset({"peer"}),
