@@ -33,6 +33,7 @@ def ask(
     reasons: Any = (),
     method: str = "GET",
     client: Any = ("192.0.2.1", 5),
+    routes: Any = (),
     **headers: str,
 ) -> Answer:
     """Send one request through the application; header names have `_` for `-`."""
@@ -42,7 +43,7 @@ def ask(
             raise reasons
         return reasons
 
-    app = make_app(config, make_registry(Counts(), Gauges), not_ready)
+    app = make_app(config, make_registry(Counts(), Gauges), not_ready, routes=routes)
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},

@@ -43,6 +43,7 @@ from duolink.server.log import LimitedLog
 from duolink.server.metrics import Counts, LagSampler, make_registry
 from duolink.server.node import Node
 from duolink.server.options import ListenerOptions
+from duolink.server.pages import built
 from duolink.server.policy import SERVER, make_consent
 from duolink.server.ratelimit import Throttle, is_trusted
 from duolink.server.signaling import MAX_SIGNAL, RoomOptions, Signaling, Subprotocols
@@ -315,11 +316,12 @@ class App:
                 lambda upgrade, wire, _: rooms.make(wire, upgrade), MAX_SIGNAL, Subprotocols((SUBPROTOCOL,))
             )
         registry = make_registry(self.counts, self.node.gauges)
+        pages = built().routes(config)
         return Listener(
             routes,
             host=config.listen.host,
             port=config.listen.port,
-            http=ASGIServer(cast(ASGI3Application, make_app(config, registry, self.not_ready))),
+            http=ASGIServer(cast(ASGI3Application, make_app(config, registry, self.not_ready, routes=pages))),
             origins=OriginPolicy(frozenset(config.listen.origins), config.development),
             tls=self._tls,
             options=options,

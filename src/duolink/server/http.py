@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from duolink.server.handshake import names_this_machine
 from duolink.server.metrics import render
@@ -42,14 +42,19 @@ code { background: #8882; padding: .1em .3em }</style>
 <li>Clients connect by WebSocket to <code>/ws</code>.</li>
 <li><code>/healthz</code> answers while the process lives, <code>/readyz</code> while it takes clients.</li>
 <li><code>/metrics</code> is for Prometheus.</li>
+<li><code>/sdk/duolink.js</code> is the SDK for web pages.</li>
+<li><a href="/console"><code>/console</code></a> is for operators,
+<a href="/playground"><code>/playground</code></a> (in development) for a first look.</li>
 </ul>
 <p>To talk: <code>duolink chat alice bob</code> here, <code>duolink chat bob alice</code> there.</p>
 </html>
 """
 
 
-def make_app(config: Config, registry: CollectorRegistry, not_ready: Readiness) -> Starlette:
-    """Return the ASGI application."""
+def make_app(
+    config: Config, registry: CollectorRegistry, not_ready: Readiness, *, routes: Sequence[BaseRoute] = ()
+) -> Starlette:
+    """Return the ASGI application. `routes` are more paths; they come first."""
 
     async def page(request: Request) -> Response:
         return HTMLResponse(_PAGE, headers=_HEADERS)
@@ -70,6 +75,7 @@ def make_app(config: Config, registry: CollectorRegistry, not_ready: Readiness) 
 
     return Starlette(
         routes=[
+            *routes,
             Route("/", page),
             Route("/healthz", healthz),
             Route("/readyz", readyz),

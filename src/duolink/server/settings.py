@@ -384,7 +384,7 @@ class Log(Section, frozen=True, kw_only=True):
 
 
 class Http(Section, frozen=True, kw_only=True):
-    """The HTTP side: health, metrics."""
+    """The HTTP side: health, metrics, pages."""
 
     metrics_token: (
         Annotated[
@@ -396,9 +396,18 @@ class Http(Section, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    playground: (
+        Annotated[
+            bool,
+            about("Serve the page `/playground`, and lead `/` to it. Automatic: in development only."),
+        ]
+        | None
+    ) = None
+    console: Annotated[bool, about("Serve the page `/console`. The page itself holds no secret.")] = True
 
     def __repr__(self) -> str:
-        return f"Http(metrics_token={'…' if self.metrics_token else None!r})"
+        token = "…" if self.metrics_token else None
+        return f"Http(metrics_token={token!r}, playground={self.playground!r}, console={self.console!r})"
 
 
 class Config(Section, frozen=True, kw_only=True):
@@ -436,6 +445,11 @@ class Config(Section, frozen=True, kw_only=True):
     def connect(self) -> bool:
         """Whether `/connect` is served."""
         return self.development if self.listen.connect is None else self.listen.connect
+
+    @property
+    def playground(self) -> bool:
+        """Whether `/playground` is served."""
+        return self.development if self.http.playground is None else self.http.playground
 
     @property
     def consent(self) -> Literal["open", "token"]:
