@@ -348,6 +348,10 @@ class Mailbox(Protocol):
         """How many messages are kept now, and the bytes of their bodies; as of the last commit."""
         ...
 
+    def receivers(self) -> int:
+        """How many receivers have something in their mailbox now; as of the last commit."""
+        ...
+
 
 # --- registry --------------------------------------------------------------------------------
 

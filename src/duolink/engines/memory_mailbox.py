@@ -241,6 +241,10 @@ class MemoryMailbox:
         """See `Mailbox.totals`."""
         return self._shelf.total.messages, self._shelf.total.size
 
+    def receivers(self) -> int:
+        """See `Mailbox.receivers`."""
+        return self._shelf.total.mailboxes
+
     def _submit(self, receiver: str, action: Callable[[int], Any], done: Done[Any]) -> None:
         def work() -> Callable[[], None]:
             now = self._clock.wall_ms()

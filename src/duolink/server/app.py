@@ -30,6 +30,8 @@ from duolink.engines.sqlite.engines import sqlite_engines
 from duolink.engines.sqlite.threads import Threads
 from duolink.protocol import limits
 from duolink.protocol.codes import CloseCode
+from duolink.server.api.backend import Backend, Transports
+from duolink.server.api.service import Service
 from duolink.server.asgi import ASGIServer
 from duolink.server.auth import AuthenticationError, Authenticator, make_authenticator
 from duolink.server.config import Config, ConfigError
@@ -243,6 +245,7 @@ class App:
         """
         assert self._listener is not None
         self._not_ready = "draining"
+        self._service.close()
         self._listener.stop_accepting()
         if self._tcp is not None:
             self._tcp.stop_accepting()
@@ -315,11 +318,15 @@ class App:
                 lambda upgrade, wire, _: rooms.make(wire, upgrade), MAX_SIGNAL, Subprotocols((SUBPROTOCOL,))
             )
         registry = make_registry(self.counts, self.node.gauges)
+        backend = Backend(config, self.node, self.counts, self.version, self.not_ready, self._transports)
+        self._service = Service(backend, self._authenticator)
+        app = make_app(config, registry, self.not_ready, api=self._service.app)
+        self._http = ASGIServer(cast(ASGI3Application, app))
         return Listener(
             routes,
             host=config.listen.host,
             port=config.listen.port,
-            http=ASGIServer(cast(ASGI3Application, make_app(config, registry, self.not_ready))),
+            http=self._http,
             origins=OriginPolicy(frozenset(config.listen.origins), config.development),
             tls=self._tls,
             options=options,
@@ -328,6 +335,11 @@ class App:
             count=self._count,
             clock=self._clock.monotonic,
         )
+
+    def _transports(self) -> Transports:
+        assert self._listener is not None
+        tcp = self._tcp.connections if self._tcp is not None else 0
+        return Transports(self._listener.wires, tcp, self._http.connections)
 
     def _route(
         self,

@@ -24,6 +24,7 @@ from duolink.protocol.messages import (
 )
 from duolink.server.auth import AuthenticationError, Authenticator, Identity
 from duolink.server.connection import Connection
+from duolink.server.happenings import Kind
 from duolink.server.ratelimit import Admission, Throttle, make_throttle
 from duolink.server.registry import Session
 from duolink.server.stages import Stage
@@ -96,6 +97,8 @@ class Greeter:
     def hello(self, connection: Connection, hello: Hello) -> None:
         """Take a connection's hello: it is answered now or later by `welcome`, or by an error and a close."""
         node = self._node
+        if is_client_id(hello.client_id):
+            connection.asked = hello.client_id
         if node.draining:
             self._refuse(
                 connection,
@@ -113,7 +116,7 @@ class Greeter:
         if wait is not None:
             self._overloaded(connection, wait)
             return
-        if not is_client_id(hello.client_id):
+        if not connection.asked:
             self._refuse(connection, ErrorCode.BAD_HELLO, CloseCode.BAD_HELLO, "not a name a client can have")
             return
         if hello.run > node.clock.wall_ms() + limits.MAX_RUN_SKEW:
@@ -151,6 +154,8 @@ class Greeter:
     ) -> None:
         node = self._node
         node.log.warning(code, "hello refused", node.now, address=connection.peer_address, problem=text)
+        kind: Kind = "duplicate" if code is ErrorCode.DUPLICATE else "refused"
+        node.happenings.add(kind, connection.asked, address=connection.peer_address, detail=text)
         error = Error(code=code, message=text, retry_after=retry_after, fatal=True)
         connection.end(close, text, error=error)
 

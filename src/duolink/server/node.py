@@ -24,6 +24,7 @@ from duolink.server.channel import Channel
 from duolink.server.channels import Channels
 from duolink.server.connection import Connection
 from duolink.server.greeter import Greeter
+from duolink.server.happenings import Happenings
 from duolink.server.history import Histories
 from duolink.server.hooks import Action, Hooks
 from duolink.server.links import Links
@@ -35,6 +36,7 @@ from duolink.server.policy import Consent
 from duolink.server.ratelimit import Throttle, make_throttle
 from duolink.server.registry import Session, Sessions
 from duolink.server.settings import Config
+from duolink.server.stages import Stage
 from duolink.server.timers import Clock, Timers, Work
 from duolink.server.watchers import Watchers
 from duolink.server.wire import Wire
@@ -83,6 +85,8 @@ class Node:
         self.new_token = new_token
         self.durable = engines.durable
         self.name = "duolink"
+        self.happenings = Happenings(clock)
+        """What happened lately, for the operator."""
         self.now = clock.monotonic()
         """Monotonic seconds as of the last poll."""
         heartbeat = config.heartbeat
@@ -168,6 +172,7 @@ class Node:
         """Send everyone away for a restart, in slices: `goodbye` with the spread, close 1012. New hellos are
         refused from now on. Sessions wait for their clients as if the connections had been lost."""
         self.draining = True
+        self.happenings.add("draining", detail=f"{len(self._connections)} connections are sent away")
         self.work.start(self._drain(spread_ms))
 
     def disconnect(self, client_id: str, reason: str = "disconnected") -> bool:
@@ -175,6 +180,7 @@ class Node:
         session = self.sessions.get(client_id)
         if session is None or session.connection is None:
             return False
+        session.connection.happened("disconnected", reason)
         session.connection.end(CloseCode.DISCONNECTED, reason)
         return True
 
@@ -188,6 +194,11 @@ class Node:
     def gauges(self) -> Gauges:
         """Count what there is now; costs a look at every connection."""
         kept, kept_bytes = self._engines.mailbox.totals()
+        buffered = slow = received = 0
+        for connection in self._connections:
+            buffered += connection.wire.buffered()
+            slow += connection.full and connection.stage is Stage.OPEN
+            received += connection.bytes_received
         return Gauges(
             connections=len(self._connections),
             sessions_active=self.sessions.active,
@@ -197,7 +208,10 @@ class Node:
             links=self.links.count,
             mailbox_messages=kept,
             mailbox_bytes=kept_bytes,
-            buffered_bytes=sum(connection.wire.buffered() for connection in self._connections),
+            mailboxes=self._engines.mailbox.receivers(),
+            buffered_bytes=buffered,
+            slow=slow,
+            bytes_received=received,
         )
 
     # --- for the rooms of the node -----------------------------------------------------------
@@ -207,6 +221,7 @@ class Node:
         if connection in self._connections:
             del self._connections[connection]
             self.counts.close(code)
+            self.counts.bytes_in += connection.bytes_received
 
     def authorize(self, identity: Identity, action: Action, name: str, allowed: bool) -> bool:
         """Whether an identity may do something: the application's word, else `allowed`."""
@@ -234,6 +249,9 @@ class Node:
 
     def session_opened(self, session: Session, resumed: bool) -> None:
         """A connection carries the session now."""
+        connection = session.connection
+        if connection is not None:  # else it has ended in the middle of its welcome
+            connection.happened("resumed" if resumed else "connected", connection.kind)
         if self.hooks.connected is not None:
             self.call_hook("connected", self.hooks.connected, session.client_id, session.identity, resumed)
 
@@ -243,6 +261,8 @@ class Node:
             self.call_hook("disconnected", self.hooks.disconnected, session.client_id, int(code))
 
     def _session_ended(self, session: Session) -> None:
+        why = "it left, or was replaced" if session.left else "it did not come back"
+        self.happenings.add("ended", session.client_id, session.user, detail=why)
         self.channels.ended(session)
         self.links.ended(session)
         if self.hooks.ended is not None:
@@ -272,8 +292,10 @@ class Node:
         problem = self._engines.problem()
         if problem and not self._problem:
             self.log.warning("storage", "nothing can be stored", self.now, problem=problem)
+            self.happenings.add("engine_failed", detail=problem)
         elif self._problem and not problem:
             self.log.warning("storage", "the storage is well again", self.now)
+            self.happenings.add("engine_recovered", detail="the storage is well again")
             self.mailboxes.call_back()
         self._problem = problem
 

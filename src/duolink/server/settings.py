@@ -384,7 +384,7 @@ class Log(Section, frozen=True, kw_only=True):
 
 
 class Http(Section, frozen=True, kw_only=True):
-    """The HTTP side: health, metrics."""
+    """The HTTP side: health, metrics, the operator's API."""
 
     metrics_token: (
         Annotated[
@@ -397,8 +397,21 @@ class Http(Section, frozen=True, kw_only=True):
         | None
     ) = None
 
+    operator_token: (
+        Annotated[
+            str,
+            about(
+                "Bearer token that opens `/api` from anywhere, beside tokens of `[auth]` with the claim "
+                "`operator: true`. Loopback, and development, need none.",
+                min_length=32,
+            ),
+        ]
+        | None
+    ) = None
+
     def __repr__(self) -> str:
-        return f"Http(metrics_token={'…' if self.metrics_token else None!r})"
+        tokens = ("metrics_token", self.metrics_token), ("operator_token", self.operator_token)
+        return f"Http({', '.join(f'{name}=' + ('…' if token else 'None') for name, token in tokens)})"
 
 
 class Config(Section, frozen=True, kw_only=True):

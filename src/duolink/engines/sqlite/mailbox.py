@@ -60,7 +60,13 @@ class SqliteMailbox:
     """
 
     def __init__(
-        self, writer: Writer, reader: Reader, *, clock: Clock, limits: MailboxLimits, totals: tuple[int, int]
+        self,
+        writer: Writer,
+        reader: Reader,
+        *,
+        clock: Clock,
+        limits: MailboxLimits,
+        totals: tuple[int, int, int],
     ) -> None:
         self._writer, self._reader = writer, reader
         self._clock = clock
@@ -105,7 +111,11 @@ class SqliteMailbox:
 
     def totals(self) -> tuple[int, int]:
         """See `Mailbox.totals`."""
-        return self._totals
+        return self._totals[:2]
+
+    def receivers(self) -> int:
+        """See `Mailbox.receivers`."""
+        return self._totals[2]
 
     # --- time --------------------------------------------------------------------------------
 
@@ -160,7 +170,8 @@ class SqliteMailbox:
         """See `Part.committed`."""
         if self._shelf is not None:
             self._shelf.committed()
-            self._totals = self._shelf.total.messages, self._shelf.total.size
+            total = self._shelf.total
+            self._totals = total.messages, total.size, total.mailboxes
 
     def rolled_back(self) -> None:
         """See `Part.rolled_back`."""
@@ -172,10 +183,11 @@ def _acknowledge(held: list[Ack], room: Mailroom) -> None:
         room.acknowledge(*ack)
 
 
-def read_totals(db: apsw.Connection) -> tuple[int, int]:
-    """Read what `Mailbox.totals` tells. Raises `apsw.Error`."""
-    messages, size = (db.execute(_TOTALS, (name,)).get for name in ("mail_messages", "mail_size"))
-    return messages, size
+def read_totals(db: apsw.Connection) -> tuple[int, int, int]:
+    """Read what `Mailbox.totals` and `Mailbox.receivers` tell. Raises `apsw.Error`."""
+    names = ("mail_messages", "mail_size", "mailboxes")
+    messages, size, receivers = (db.execute(_TOTALS, (name,)).get for name in names)
+    return messages, size, receivers
 
 
 def read_rows(
