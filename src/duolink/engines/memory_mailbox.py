@@ -1,12 +1,12 @@
 """Mailboxes in memory: gone with the process, but under the same rules as those on disk."""
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import WeakValueDictionary
 
-from duolink.engines.base import Box, Done, MailboxLimits, Row, Standing, StoreResult, Stream
+from duolink.engines.base import Box, Done, Holding, MailboxLimits, Row, Standing, StoreResult, Stream
 from duolink.engines.box import Account, Cursor, Folded, Meta, Tally, seen
 from duolink.engines.mailroom import Found, Mailroom, Sweep
 from duolink.protocol.messages import LostRange
@@ -43,6 +43,7 @@ class _MemoryShelf:
         self._rows: dict[int, list[Row]] = {}
         self._tallies: WeakValueDictionary[tuple[str, ...], Tally] = WeakValueDictionary()
         self._count = 0
+        self._index = _Index(self)
 
     # --- accounts ----------------------------------------------------------------------------
 
@@ -71,12 +72,13 @@ class _MemoryShelf:
         return account
 
     def changed(self, account: Account) -> None:
-        pass
+        self._index.stale.add(account.stream.receiver)
 
     def forget(self, account: Account) -> None:
         stream, number = account.stream, account.number
         del self._accounts[stream], self._by_number[number], self._rows[number]
         del self._numbers[bisect_left(self._numbers, number)]
+        self._index.stale.add(stream.receiver)
         streams = self._receivers[stream.receiver]
         del streams[stream]
         if not streams:
@@ -109,6 +111,31 @@ class _MemoryShelf:
         return any(
             (other.sender, other.lane) == (sender, lane) and other.run > run
             for other in self._receivers[receiver]
+        )
+
+    # --- listings ----------------------------------------------------------------------------
+
+    def depth(self, receiver: str) -> int:
+        """How many messages a receiver has."""
+        return sum(account.messages for account in self._receivers.get(receiver, {}).values())
+
+    def holdings(self, receivers: Iterable[str]) -> tuple[Holding, ...]:
+        return tuple(self._holding(receiver) for receiver in receivers if self.depth(receiver))
+
+    def listing(self, after: str, limit: int) -> tuple[Holding, ...]:
+        return self.holdings(self._index.listing(after, limit))
+
+    def deepest(self, limit: int) -> tuple[Holding, ...]:
+        return self.holdings(self._index.deepest(limit))
+
+    def _holding(self, receiver: str) -> Holding:
+        accounts = [account for account in self._receivers[receiver].values() if account.messages]
+        return Holding(
+            receiver,
+            sum(account.messages for account in accounts),
+            sum(account.size for account in accounts),
+            len({account.stream.sender for account in accounts}),
+            min(next(r.time for r in self._rows[a.number] if not r.reason) for a in accounts),
         )
 
     # --- rows --------------------------------------------------------------------------------
@@ -185,6 +212,48 @@ class _MemoryShelf:
         ]
 
 
+class _Index:
+    """Receivers with messages by name and by depth, brought up to date when it is looked at: what changes a
+    mailbox notes only that it is `stale`."""
+
+    def __init__(self, shelf: _MemoryShelf) -> None:
+        self._shelf = shelf
+        self.stale: set[str] = set()
+        self._depths: dict[str, int] = {}
+        self._names: list[str] = []
+        self._by_depth: list[tuple[int, str]] = []
+
+    def listing(self, after: str, limit: int) -> list[str]:
+        self._freshen()
+        at = bisect_right(self._names, after)
+        return self._names[at : at + limit]
+
+    def deepest(self, limit: int) -> list[str]:
+        self._freshen()
+        return [receiver for _, receiver in self._by_depth[:limit]]
+
+    def _freshen(self) -> None:
+        stale, self.stale = self.stale, set()
+        many = len(stale) > len(self._depths) // 8
+        for receiver in stale:
+            before, depth = self._depths.pop(receiver, 0), self._shelf.depth(receiver)
+            if depth:
+                self._depths[receiver] = depth
+            if many or before == depth:
+                continue
+            if before:
+                del self._by_depth[bisect_left(self._by_depth, (-before, receiver))]
+            if depth:
+                insort(self._by_depth, (-depth, receiver))
+            if depth and not before:
+                insort(self._names, receiver)
+            elif before and not depth:
+                del self._names[bisect_left(self._names, receiver)]
+        if many:
+            self._names = sorted(self._depths)
+            self._by_depth = sorted((-depth, receiver) for receiver, depth in self._depths.items())
+
+
 def _seq(row: Row) -> int:
     return row.seq
 
@@ -244,6 +313,18 @@ class MemoryMailbox:
     def receivers(self) -> int:
         """See `Mailbox.receivers`."""
         return self._shelf.total.mailboxes
+
+    def holdings(self, receivers: tuple[str, ...], done: Done[tuple[Holding, ...]]) -> None:
+        """See `Mailbox.holdings`."""
+        self._submit("", lambda now: self._shelf.holdings(receivers), done)
+
+    def listing(self, after: str, limit: int, done: Done[tuple[Holding, ...]]) -> None:
+        """See `Mailbox.listing`."""
+        self._submit("", lambda now: self._shelf.listing(after, limit), done)
+
+    def deepest(self, limit: int, done: Done[tuple[Holding, ...]]) -> None:
+        """See `Mailbox.deepest`."""
+        self._submit("", lambda now: self._shelf.deepest(limit), done)
 
     def _submit(self, receiver: str, action: Callable[[int], Any], done: Done[Any]) -> None:
         def work() -> Callable[[], None]:
