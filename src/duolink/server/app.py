@@ -41,6 +41,7 @@ from duolink.server.handshake import OriginPolicy, Upgrade
 from duolink.server.hooks import Hooks
 from duolink.server.http import make_app
 from duolink.server.listener import Listener, Route
+from duolink.server.localclient import LocalClient
 from duolink.server.log import LimitedLog
 from duolink.server.metrics import Counts, LagSampler, make_registry
 from duolink.server.node import Node
@@ -149,6 +150,8 @@ class App:
         self.tcp_port = 0
         """The port of plain TCP, once started; 0 without one."""
         self.node: Node
+        self.client: LocalClient
+        """The program itself, as a client of the node; once started."""
         self._authenticator = authenticator or make_authenticator(config.auth)
         self._hooks = hooks
         self._tls = _tls_context(config)
@@ -215,6 +218,7 @@ class App:
             hooks=self._hooks,
             run=await self._issue_run(loop),
         )
+        self.client = LocalClient(self.node, loop)
         self._listener = self._make_listener()
         self.port = await self._listener.start()
         if self.config.listen.tcp_port is not None:
@@ -260,6 +264,7 @@ class App:
             closing.append(self._tcp.close(code, reason))
         await asyncio.gather(*closing)
         self._driver.stop()
+        self.client.close()
         self._engines.close()
         self._lag.stop()
         self._flush_timer.cancel()
@@ -319,7 +324,7 @@ class App:
             )
         registry = make_registry(self.counts, self.node.gauges)
         backend = Backend(config, self.node, self.counts, self.version, self.not_ready, self._transports)
-        self._service = Service(backend, self._authenticator)
+        self._service = Service(backend, self.client, self._authenticator)
         app = make_app(config, registry, self.not_ready, api=self._service.app)
         self._http = ASGIServer(cast(ASGI3Application, app))
         return Listener(

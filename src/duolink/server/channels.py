@@ -29,8 +29,8 @@ from duolink.protocol.messages import (
 )
 from duolink.server import publishing
 from duolink.server.channel import Channel, FanOut, Line, Subscription
-from duolink.server.recovery import Recoveries
 from duolink.server.names import Names
+from duolink.server.recovery import Recoveries
 from duolink.server.registry import Session
 from duolink.server.timers import SLICE
 
@@ -73,6 +73,11 @@ class Channels:
     def __len__(self) -> int:
         """How many channels have members."""
         return len(self._channels)
+
+    @property
+    def log(self) -> Log:
+        """Where publications and shared state are."""
+        return self._log
 
     def get(self, name: str) -> Channel | None:
         """The channel of that name, if it has members."""

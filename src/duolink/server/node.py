@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from duolink.engines.base import Engines, Entry
 from duolink.protocol import limits
 from duolink.protocol.codec import CLIENT, Decoder
-from duolink.protocol.codes import CloseCode
+from duolink.protocol.codes import CloseCode, may_reconnect
 from duolink.protocol.heartbeat import Pace
 from duolink.protocol.messages import FromClient, LinkMessage
 from duolink.server.auth import Authenticator, Identity
@@ -34,7 +34,7 @@ from duolink.server.metrics import Counts, Gauges
 from duolink.server.party import Parties
 from duolink.server.policy import Consent
 from duolink.server.ratelimit import Throttle, make_throttle
-from duolink.server.registry import Session, Sessions
+from duolink.server.registry import Cause, Session, Sessions
 from duolink.server.settings import Config
 from duolink.server.stages import Stage
 from duolink.server.timers import Clock, Timers, Work
@@ -180,8 +180,20 @@ class Node:
         session = self.sessions.get(client_id)
         if session is None or session.connection is None:
             return False
-        session.connection.happened("disconnected", reason)
-        session.connection.end(CloseCode.DISCONNECTED, reason)
+        return self.send_away(client_id, CloseCode.DISCONNECTED, reason)
+
+    def send_away(self, client_id: str, code: CloseCode, reason: str) -> bool:
+        """Close a client's connection with this code. Without one, a session that waits to be resumed ends, if
+        the code is for good. Returns whether there was a session."""
+        session = self.sessions.get(client_id)
+        if session is None:
+            return False
+        self.happenings.add("disconnected", client_id, session.user, detail=reason)
+        if session.connection is not None:
+            session.connection.end(code, reason)
+        elif not may_reconnect(code):
+            self.sessions.move(session, Cause.LEFT, self.clock.monotonic())
+            self.wake()
         return True
 
     # --- what there is -----------------------------------------------------------------------

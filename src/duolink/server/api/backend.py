@@ -50,9 +50,8 @@ class Backend:
         return self.node.clock.monotonic() - self.started
 
     def wall(self, then: float) -> int:
-        """Return wall milliseconds of a moment on the monotonic clock."""
-        clock = self.node.clock
-        return clock.wall_ms() - round((clock.monotonic() - then) * 1000)
+        """Return wall milliseconds of a moment on the monotonic clock, by what the wall said at the start."""
+        return self.started_wall + round((then - self.started) * 1000)
 
 
 async def ask(request: Callable[..., None], *arguments: Any) -> Any:

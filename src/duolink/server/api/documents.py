@@ -3,10 +3,10 @@
 Times are milliseconds since 1970, durations milliseconds unless a name ends in `_s`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from duolink.protocol import limits
 from duolink.server.happenings import Kind
@@ -273,7 +273,7 @@ class Send(Document, kw_only=True, forbid_unknown_fields=True):
     """A message from `$server` to a client, or to all clients of a user."""
 
     to: ReceiverName
-    data: Any
+    data: Raw
     key: Key | UnsetType = UNSET
     ttl_ms: Time | UnsetType = UNSET
     collapse: (
@@ -360,7 +360,7 @@ class HistoryItem(Document, kw_only=True):
     offset: int
     time: Milliseconds
     sender: str = field(name="from")
-    data: Any = UNSET
+    data: Raw | UnsetType = UNSET
     data_base64: str | UnsetType = UNSET
     name: str | UnsetType = UNSET
     deleted: bool | UnsetType = UNSET
@@ -377,7 +377,7 @@ class History(Document, kw_only=True):
 class Publish(Document, kw_only=True, forbid_unknown_fields=True):
     """A publication from `$server`."""
 
-    data: Any
+    data: Raw
     key: Key | UnsetType = UNSET
 
 
@@ -392,7 +392,7 @@ class StateItem(Document, kw_only=True):
     """A name of the shared state: its `value`, or, when that is no JSON, `value_base64`."""
 
     name: str
-    value: Any = UNSET
+    value: Raw | UnsetType = UNSET
     value_base64: str | UnsetType = UNSET
     version: int
 
@@ -412,7 +412,7 @@ Expect = Annotated[
 class SetValue(Document, kw_only=True, forbid_unknown_fields=True):
     """A value for a name."""
 
-    value: Any
+    value: Raw
     expect: Expect | UnsetType = UNSET
     key: Key | UnsetType = UNSET
 

@@ -41,8 +41,8 @@ _PROBLEMS: Final = {
     409: "The name has another version.",
     413: "The body is too large.",
     415: "The body is not application/json.",
-    429: "Too much at once.",
     503: "It cannot be done now; try again later.",
+    507: "The shared state has no room.",
 }
 
 _NAMES: Final = {

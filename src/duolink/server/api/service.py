@@ -9,20 +9,25 @@ from duolink.server.api.router import Api
 from duolink.server.api.stream import Streams
 from duolink.server.api.table import operations
 from duolink.server.auth import Authenticator
+from duolink.server.localclient import LocalClient
 
 
 class Service:
     """The operator's API of a node."""
 
     def __init__(
-        self, backend: Backend, authenticator: Authenticator, elsewhere: ASGIApp | None = None
+        self,
+        backend: Backend,
+        client: LocalClient,
+        authenticator: Authenticator,
+        elsewhere: ASGIApp | None = None,
     ) -> None:
-        """`elsewhere` gets the requests whose path is none of the API's."""
+        """`client` speaks as `$server`; `elsewhere` gets the requests whose path is none of the API's."""
         self._backend = backend
         overview = Overview(backend)
         self.streams = Streams(backend, overview)
         self.app = Api(
-            operations(backend, overview, self.streams),
+            operations(backend, overview, self.streams, client),
             Access(backend.config, authenticator, backend.node.clock),
             backend.counts.api_request,
             self._failed,
