@@ -5,13 +5,14 @@ headers give the stranger behind it away. So does a browser here that runs a str
 rebound to 127.0.0.1: by its Host.
 """
 
+import asyncio
 import hmac
 from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
-from duolink.server.auth import AuthenticationError, Authenticator, Identity
+from duolink.server.auth import AuthenticationError, Authenticator, Identity, UnknownKey
 from duolink.server.handshake import OriginPolicy, names_this_machine
 from duolink.server.ratelimit import is_trusted
 from duolink.server.settings import Config, is_loopback
@@ -81,7 +82,11 @@ class Access:
             raise HTTPException(403, "the token has no claim `operator` that is true")
 
     async def _identify(self, token: str) -> Identity:
-        return self._authenticator.authenticate(token, self._clock.wall_ms() / 1000)
+        try:
+            return self._authenticator.authenticate(token, self._clock.wall_ms() / 1000)
+        except UnknownKey as unknown:
+            await asyncio.wait([unknown.fetched])
+            return self._authenticator.authenticate(token, self._clock.wall_ms() / 1000)
 
     def check_site(self, request: HTTPConnection, method: str) -> None:
         """Refuse what a stranger's page has a browser here ask. Raises `HTTPException` 403."""

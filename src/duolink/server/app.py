@@ -40,6 +40,7 @@ from duolink.server.gate import Gate
 from duolink.server.handshake import OriginPolicy, Upgrade
 from duolink.server.hooks import Hooks
 from duolink.server.http import make_app
+from duolink.server.jwks import FetchFailed, JwksSource
 from duolink.server.listener import Listener, Route
 from duolink.server.localclient import LocalClient
 from duolink.server.log import LimitedLog
@@ -152,12 +153,16 @@ class App:
         self.node: Node
         self.client: LocalClient
         """The program itself, as a client of the node; once started."""
-        self._authenticator = authenticator or make_authenticator(config.auth)
+        self._events = LimitedLog(_log)
+        self._keys: JwksSource | None = None
+        if config.auth.jwks_url is not None and authenticator is None:
+            age, count = config.auth.jwks_max_age_s, self.counts.jwks_fetch
+            self._keys = JwksSource(config.auth.jwks_url, age, self._events, count)
+        self._authenticator = authenticator or make_authenticator(config.auth, self._keys)
         self._hooks = hooks
         self._tls = _tls_context(config)
         self._clock = SystemClock()
         self._gate = Gate(config, self._clock.monotonic)
-        self._events = LimitedLog(_log)
         self._listener: Listener | None = None
         self._tcp: TcpListener | None = None
         self._engines: Engines
@@ -191,7 +196,20 @@ class App:
 
     async def start(self) -> None:
         """Open the database, make the node and open the ports. Raises `DatabaseError` when the database
-        cannot be used, `OSError` when a port cannot be had; then none is open."""
+        cannot be used, `OSError` when a port cannot be had, `ConfigError` when there are no keys at
+        `auth.jwks_url`; then none is open."""
+        if self._keys is not None:
+            try:
+                await self._keys.start()
+            except FetchFailed as error:
+                raise ConfigError("auth.jwks_url", str(error)) from None
+        try:
+            await self._start_node()
+        except BaseException:
+            self._close_keys()
+            raise
+
+    async def _start_node(self) -> None:
         self._engines = self._make_engines(asyncio.get_running_loop())
         try:
             await self._start()
@@ -264,11 +282,16 @@ class App:
             closing.append(self._tcp.close(code, reason))
         await asyncio.gather(*closing)
         self._driver.stop()
+        self._close_keys()
         self.client.close()
         self._engines.close()
         self._lag.stop()
         self._flush_timer.cancel()
         self._events.flush(float("inf"))
+
+    def _close_keys(self) -> None:
+        if self._keys is not None:
+            self._keys.close()
 
     # --- parts ---------------------------------------------------------------------------------
 
