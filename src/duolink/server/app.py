@@ -22,6 +22,7 @@ from typing import Final, cast
 
 import structlog
 import uvloop
+from starlette.types import ASGIApp
 from uvicorn._types import ASGI3Application
 
 from duolink.engines.base import Engines, Failure, MailboxLimits
@@ -41,6 +42,7 @@ from duolink.server.handshake import OriginPolicy, Upgrade
 from duolink.server.hooks import Hooks
 from duolink.server.http import make_app
 from duolink.server.jwks import FetchFailed, JwksSource
+from duolink.server.lifespan import Lifespan, with_state
 from duolink.server.listener import Listener, Route
 from duolink.server.localclient import LocalClient
 from duolink.server.log import LimitedLog
@@ -134,13 +136,19 @@ class Driver:
 class App:
     """A node with its ports. Raises `ConfigError` for settings that cannot be met (a key, a certificate).
 
-    `authenticator` takes the place of the configured one; it is needed where `auth.external` is set.
+    `authenticator` takes the place of the configured one; it is needed where `auth.external` is set. `app` is an
+    ASGI application that gets the HTTP requests whose paths are none of the server's own.
     """
 
     version = version("duolink")
 
     def __init__(
-        self, config: Config, *, authenticator: Authenticator | None = None, hooks: Hooks | None = None
+        self,
+        config: Config,
+        *,
+        authenticator: Authenticator | None = None,
+        hooks: Hooks | None = None,
+        app: ASGIApp | None = None,
     ) -> None:
         if config.auth.external and authenticator is None:
             raise ConfigError("auth.external", "is set, but the program gives no authenticator")
@@ -160,6 +168,8 @@ class App:
             self._keys = JwksSource(config.auth.jwks_url, age, self._events, count)
         self._authenticator = authenticator or make_authenticator(config.auth, self._keys)
         self._hooks = hooks
+        self._mounted = app
+        self._lifespan = Lifespan(app) if app is not None else None
         self._tls = _tls_context(config)
         self._clock = SystemClock()
         self._gate = Gate(config, self._clock.monotonic)
@@ -197,7 +207,7 @@ class App:
     async def start(self) -> None:
         """Open the database, make the node and open the ports. Raises `DatabaseError` when the database
         cannot be used, `OSError` when a port cannot be had, `ConfigError` when there are no keys at
-        `auth.jwks_url`; then none is open."""
+        `auth.jwks_url`, `LifespanFailed` when the mounted application fails to start; then none is open."""
         if self._keys is not None:
             try:
                 await self._keys.start()
@@ -212,8 +222,12 @@ class App:
     async def _start_node(self) -> None:
         self._engines = self._make_engines(asyncio.get_running_loop())
         try:
+            if self._lifespan is not None:
+                await self._lifespan.start()
             await self._start()
         except BaseException:
+            if self._lifespan is not None:
+                await self._lifespan.stop()
             self._engines.close()
             raise
 
@@ -281,6 +295,8 @@ class App:
         if self._tcp is not None:
             closing.append(self._tcp.close(code, reason))
         await asyncio.gather(*closing)
+        if self._lifespan is not None:
+            await self._lifespan.stop()
         self._driver.stop()
         self._close_keys()
         self.client.close()
@@ -347,8 +363,11 @@ class App:
             )
         registry = make_registry(self.counts, self.node.gauges)
         backend = Backend(config, self.node, self.counts, self.version, self.not_ready, self._transports)
-        self._service = Service(backend, self.client, self._authenticator)
-        app = make_app(config, registry, self.not_ready, api=self._service.app)
+        mounted = self._mounted
+        if mounted is not None and self._lifespan is not None:
+            mounted = with_state(mounted, self._lifespan.state)
+        self._service = Service(backend, self.client, self._authenticator, mounted)
+        app = make_app(config, registry, self.not_ready, api=self._service.app, app=mounted)
         self._http = ASGIServer(cast(ASGI3Application, app))
         return Listener(
             routes,

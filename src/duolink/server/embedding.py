@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import structlog
+from starlette.types import ASGIApp
 
 from duolink.protocol import codec
 from duolink.protocol.messages import (
@@ -90,6 +91,10 @@ class Server:
 
     `database` is a file for mailboxes, history and shared state; without one they end with the process.
     `config` is everything else (see `docs/configuration.md`); what is named beside it stands above it.
+
+    `app` is an ASGI application (FastAPI, Starlette, …) on the same port: it gets every HTTP request whose path is
+    none of the server's own (`/ws`, `/healthz`, `/readyz`, `/metrics`, the paths of the API), and its lifespan
+    events. It gets no WebSockets: those of other paths are refused with 404.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class Server:
         tcp_port: int | None = None,
         database: str | None = None,
         config: Config | None = None,
+        app: ASGIApp | None = None,
         authenticate: Callable[[str | None], Identity | None] | None = None,
         authorize: Callable[[Identity, Action, str], bool | None] | None = None,
         connected: Callable[[str, Identity, bool], Any] | None = None,
@@ -117,6 +123,7 @@ class Server:
                 config or Config(), host, port, tcp_port, database, external=authenticate is not None
             ),
             authenticator=_HookAuthenticator(authenticate) if authenticate is not None else None,
+            app=app,
             hooks=Hooks(
                 authorize=self._may if authorize is not None else None,
                 connected=self._listening(connected),
@@ -134,7 +141,8 @@ class Server:
     # --- life ------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> "Server":
-        """Open database and ports. Raises `OSError` when a port cannot be had, `DatabaseError`."""
+        """Open database and ports. Raises `OSError` when a port cannot be had, `DatabaseError`, `ConfigError`
+        when there are no keys at `auth.jwks_url`, `RuntimeError` when the `app` fails to start."""
         await self._app.start()
         self._running = True
         self._app.client.listen(self._handle)

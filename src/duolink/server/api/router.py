@@ -47,7 +47,7 @@ class Api:
         request = Request(scope, receive)
         found = self._find(scope)
         if found is None and self._elsewhere is not None:
-            await self._elsewhere(scope, receive, send)
+            await self._elsewhere({**scope, "path_params": {}}, receive, send)
             return
         path = "/api/…"
         try:
