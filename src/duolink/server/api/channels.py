@@ -19,6 +19,7 @@ from duolink.server.api import documents as doc
 from duolink.server.api.arguments import Ask
 from duolink.server.api.backend import Backend, ask
 from duolink.server.localclient import CommandFailed, LocalClient, deletion, publication, write
+from duolink.server.serverlink import encode
 
 PAGE_BYTES: Final = 1 << 20
 """Bytes of data in one page of history or state; one item always fits."""
@@ -203,7 +204,7 @@ def _key(asked: Ask) -> str:
 
 def _data(data: Raw, what: str = "data") -> Raw:
     try:
-        return codec.check_json(bytes(data))
+        return encode(codec.check_json(bytes(data)))[0]
     except codec.DataError as error:
         raise HTTPException(400, f"{what}: {error}") from None
 

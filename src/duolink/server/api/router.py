@@ -67,7 +67,7 @@ class Api:
     def _find(self, scope: Scope) -> tuple[dict[str, Operation], dict[str, str]] | None:
         raw = scope.get("raw_path") or scope["path"].encode()
         try:
-            asked = segments(raw.rstrip(b"/") or b"/")
+            asked = segments(raw.removesuffix(b"/") if raw == b"/api/" else raw)
         except HTTPException:
             return None
         for wanted, methods in self._paths.get(len(asked), ()):
