@@ -77,16 +77,13 @@ async def ask(
 class Operator:
     """Somebody who asks a server's API."""
 
-    def __init__(self, app: App) -> None:
-        self.app = app
-        self.document: Any = None
+    def __init__(self, app: App, document: Any) -> None:
+        self.app, self.document = app, document
 
     async def call(
         self, method: str, path: str, body: Any = None, *, raw: bytes | None = None, **options: Any
     ) -> Answer:
         """Ask, check the answer against the document, and return it."""
-        if self.document is None:
-            self.document = (await ask(self.app._service.app, "GET", "/api/openapi.json")).json()
         data = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
         if data:
             options.setdefault("content_type", "application/json")
@@ -147,6 +144,7 @@ async def operating(config: Config | None = None, **options: Any) -> AsyncIterat
     app = App(structs.replace(config, listen=listen), **options)
     await app.start()
     try:
-        yield Operator(app)
+        document = (await ask(app._service.app, "GET", "/api/openapi.json")).json()
+        yield Operator(app, document)
     finally:
         await app.stop()
