@@ -24,7 +24,7 @@ import structlog
 from msgspec import Struct
 
 from duolink.protocol.limits import MAX_TOKEN
-from duolink.server.keys import VerificationKey, problem, read_jwks, read_key, sign, version
+from duolink.server.keys import VerificationKey, file_version, problem, read_jwks, read_key, sign
 from duolink.server.settings import Auth, ConfigError
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ class TokenAuthenticator:
         self._jwks_checked = -math.inf
         if settings.jwks_file is not None:
             try:
-                self._jwks_version = version(settings.jwks_file)
+                self._jwks_version = file_version(settings.jwks_file)
                 self._published = read_jwks(settings.jwks_file)
             except (OSError, ValueError) as error:
                 raise ConfigError("auth.jwks_file", problem(error)) from None
@@ -318,7 +318,7 @@ class TokenAuthenticator:
             return
         self._jwks_checked = now
         try:
-            version = version(path)
+            version = file_version(path)
             if version == self._jwks_version:
                 return
             self._jwks_version = version  # one warning per version of a bad file

@@ -156,7 +156,7 @@ def problem(error: Exception) -> str:
     return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
-def version(path: str) -> tuple[int, int, int]:
+def file_version(path: str) -> tuple[int, int, int]:
     """Return what changes when a file is rewritten or replaced."""
     status = os.stat(path)
     return status.st_mtime_ns, status.st_size, status.st_ino
