@@ -53,8 +53,10 @@ BODIES = st.one_of(
         },
     ).map(lambda value: json.dumps({"timeout_ms": 1, **value}).encode()),
     st.sampled_from(
-        [b"[" * 10_000, b'{"data":' * 100, b'"\\ud800"', b'{"to":"bob","data":"\\ud800","timeout_ms":1}', b"1e999",
-         b'{"data":1e999}', b'{"to":"b","data":1e999,"timeout_ms":1}', b"\xff\xfe", b'{"data":1,"data":2}', b"{}",
+        [b"[" * 10_000, b'{"data":' * 100, b'"\\ud800"', b'{"to":"bob","data":"\\ud800","timeout_ms":1}',
+         b"1e999",
+         b'{"data":1e999}', b'{"to":"b","data":1e999,"timeout_ms":1}', b"\xff\xfe",
+         b'{"data":1,"data":2}', b"{}",
          b'{"value":NaN}', b'{"data":\n[1,\n2]}', b"null", b'{"expect":-1,"value":1}',
          b'{"expect":99999999999999999999,"value":1}']
     ),
@@ -62,7 +64,8 @@ BODIES = st.one_of(
 QUERIES = st.one_of(
     st.just(""),
     st.sampled_from(
-        ["limit=0", "limit=1", "limit=1001", "limit=1e3", "limit=", "limit=1&limit=1", "after=%ff", "after=%00",
+        ["limit=0", "limit=1", "limit=1001", "limit=1e3", "limit=", "limit=1&limit=1", "after=%ff",
+         "after=%00",
          "after=x", "prefix=%F0%9F%92%A9", "from=-1", "from=9007199254740991", "from=99999999999999999999",
          "reverse=true", "reverse=maybe", "reverse=1&from=5&limit=3", "state=active", "state=x", "order=name",
          "order=name&after=zz", "a=1", "&", "=", "%", "limit=%31", "limit=1;drop", "interval=x", "since=x"]
@@ -105,7 +108,7 @@ def test_no_request_breaks_it(asks: list[Any]) -> None:
 
 
 def test_a_body_is_bounded_in_size_and_time(monkeypatch: Any) -> None:
-    from tests.unit.api_world import Answer, LOCAL, scope_of
+    from tests.unit.api_world import LOCAL, Answer, scope_of
 
     from duolink.server.api import arguments
 

@@ -198,7 +198,7 @@ def test_clients_are_listed_by_name_state_and_prefix() -> None:
             page = await operator.get("/api/clients?limit=2&after=a%2F1&prefix=a")
             assert [each["client"] for each in page["items"]] == ["a:2"] and page["next"] is None
             clients[0].cut()
-            while (await operator.get("/api/clients?state=detached"))["items"] == []:
+            while not (await operator.get("/api/clients?state=detached"))["items"]:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             page = await operator.get("/api/clients?state=detached")
             assert [each["client"] for each in page["items"]] == ["b"]
@@ -233,27 +233,29 @@ def test_a_client_in_detail() -> None:
     async def main() -> None:
         async with operating() as operator:
             app = operator.app
-            async with duolink.connect(app.url, client_id="a/b") as client:
-                async with duolink.connect(app.url, client_id="peer") as peer:
-                    subscription = client.channel("news").subscribe()
-                    await subscription.__aenter__()
-                    await peer.link("a/b").send("waits for its application")
-                    sent = await client.link("peer").send(1, lane="bulk")
-                    peer.on_message(lambda message: None)
-                    await sent.delivered()
-                    detail = await operator.get("/api/clients/a%2Fb")
-                    assert detail["channels"] == [{"name": "news", "offset": 0}]
-                    assert {"peer": "peer", "lane": "bulk", "in_flight": 0} in detail["links"]
-                    assert detail["claims"]["publish"] == ["*"] and not detail["claims"]["operator"]
-                    assert detail["run"] and detail["session"] and detail["mailbox"] is None
-                    links = (await operator.get("/api/clients/peer"))["links"]
-                    assert {"peer": "a/b", "lane": "messages", "in_flight": 1} in links
-                    session = app.node.sessions.get("peer")
-                    assert session is not None and session.connection is not None
-                    session.connection.ping()
-                    while (await operator.get("/api/clients/peer"))["rtt_ms"] is None:
-                        await asyncio.sleep(0)
-                    client.on_message(lambda message: None)
+            async with (
+                duolink.connect(app.url, client_id="a/b") as client,
+                duolink.connect(app.url, client_id="peer") as peer,
+            ):
+                subscription = client.channel("news").subscribe()
+                await subscription.__aenter__()
+                await peer.link("a/b").send("waits for its application")
+                sent = await client.link("peer").send(1, lane="bulk")
+                peer.on_message(lambda message: None)
+                await sent.delivered()
+                detail = await operator.get("/api/clients/a%2Fb")
+                assert detail["channels"] == [{"name": "news", "offset": 0}]
+                assert {"peer": "peer", "lane": "bulk", "in_flight": 0} in detail["links"]
+                assert detail["claims"]["publish"] == ["*"] and not detail["claims"]["operator"]
+                assert detail["run"] and detail["session"] and detail["mailbox"] is None
+                links = (await operator.get("/api/clients/peer"))["links"]
+                assert {"peer": "a/b", "lane": "messages", "in_flight": 1} in links
+                session = app.node.sessions.get("peer")
+                assert session is not None and session.connection is not None
+                session.connection.ping()
+                while (await operator.get("/api/clients/peer"))["rtt_ms"] is None:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+                client.on_message(lambda message: None)
             assert (await operator.call("GET", "/api/clients/nobody")).status == 404
             assert (await operator.call("GET", "/api/clients/%40user")).status == 404
 
@@ -298,16 +300,15 @@ def test_a_client_is_sent_away() -> None:
 
 def test_a_client_may_be_told_to_come_back() -> None:
     async def main() -> None:
-        async with operating() as operator:
-            async with duolink.connect(operator.app.url, client_id="bob"):
-                answer = await operator.call("DELETE", "/api/clients/bob", {"reconnect": True})
-                assert answer.status == 204
-                session = operator.app.node.sessions.get("bob")
-                assert session is not None and session.connection is None, "it may resume"
-                assert (await operator.call("DELETE", "/api/clients/bob", {"reconnect": True})).status == 204
-                assert operator.app.node.sessions.get("bob") is session
-                assert (await operator.call("DELETE", "/api/clients/bob")).status == 204
-                assert operator.app.node.sessions.get("bob") is None, "it may not"
+        async with operating() as operator, duolink.connect(operator.app.url, client_id="bob"):
+            answer = await operator.call("DELETE", "/api/clients/bob", {"reconnect": True})
+            assert answer.status == 204
+            session = operator.app.node.sessions.get("bob")
+            assert session is not None and session.connection is None, "it may resume"
+            assert (await operator.call("DELETE", "/api/clients/bob", {"reconnect": True})).status == 204
+            assert operator.app.node.sessions.get("bob") is session
+            assert (await operator.call("DELETE", "/api/clients/bob")).status == 204
+            assert operator.app.node.sessions.get("bob") is None, "it may not"
 
     run(main())
 

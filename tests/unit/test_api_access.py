@@ -71,12 +71,13 @@ def test_a_signed_token_needs_the_claim_operator() -> None:
         async with operating(CLOSED) as operator:
 
             async def status(token: str) -> int:
-                how = {"client": STRANGER, "authorization": f"Bearer {token}"}
+                how: dict[str, Any] = {"client": STRANGER, "authorization": f"Bearer {token}"}
                 return (await operator.call("GET", "/api/clients", **how)).status
 
             assert await status(signed(operator=True)) == 200
             assert await status(signed()) == 403
-            for value in (False, 1, "true", None, []):
+            values: tuple[Any, ...] = (False, 1, "true", None, [])
+            for value in values:
                 assert await status(signed(operator=value)) == 403
             assert (
                 await status(
@@ -95,7 +96,7 @@ def test_in_development_only_a_rebound_name_needs_a_token() -> None:
         async with operating(Config(http=Http(operator_token=TOKEN))) as operator:
             assert (await operator.call("GET", "/api/stats", client=STRANGER)).status == 200
             assert (await operator.call("GET", "/api/stats", host="evil.example")).status == 401
-            how = {"host": "evil.example", "authorization": f"Bearer {TOKEN}"}
+            how: dict[str, Any] = {"host": "evil.example", "authorization": f"Bearer {TOKEN}"}
             assert (await operator.call("GET", "/api/stats", **how)).status == 200
             how["authorization"] = "Bearer other"
             assert (await operator.call("GET", "/api/stats", **how)).status == 401
@@ -118,7 +119,7 @@ class Application:
 def test_an_embedding_programs_tokens_count_too() -> None:
     async def main() -> None:
         async with operating(Config(auth=Auth(external=True)), authenticator=Application()) as operator:
-            how = {"client": STRANGER, "authorization": "Bearer olga"}
+            how: dict[str, Any] = {"client": STRANGER, "authorization": "Bearer olga"}
             assert (await operator.get("/api/server", **how))["auth"] == "external"
             how["authorization"] = "Bearer other"
             assert (await operator.call("GET", "/api/server", **how)).status == 401
@@ -142,13 +143,14 @@ def test_a_page_of_another_origin_changes_nothing(method: str, path: str) -> Non
     async def main() -> None:
         for config in (Config(), CLOSED):
             async with operating(config) as operator:
-                for how in (
+                pages: tuple[dict[str, Any], ...] = (
                     {"origin": "https://evil.example"},
                     {"origin": "null"},
                     {"origin": "http://127.0.0.1.evil.example"},
                     {"origin": "http://localhost:8080", "sec_fetch_site": "cross-site"},
                     {"sec_fetch_site": "cross-site"},
-                ):
+                )
+                for how in pages:
                     answer = await operator.call(method, path, {}, host="localhost:8080", **how)
                     assert answer.status == 403, how
 
@@ -159,7 +161,7 @@ def test_pages_of_the_server_itself_and_of_allowed_origins_may() -> None:
     async def main() -> None:
         body = {"to": "bob", "data": 1}
         async with operating(Config()) as operator:
-            own = {
+            own: dict[str, Any] = {
                 "origin": "http://localhost:8080",
                 "host": "localhost:8080",
                 "sec_fetch_site": "same-origin",
@@ -171,7 +173,11 @@ def test_pages_of_the_server_itself_and_of_allowed_origins_may() -> None:
             listen=Listen(origins=[PAGE], trusted_proxies=["192.0.2.1"]),
         )
         async with operating(config) as operator:
-            bearer = {"authorization": f"Bearer {TOKEN}", "client": STRANGER, "host": "duo.example"}
+            bearer: dict[str, Any] = {
+                "authorization": f"Bearer {TOKEN}",
+                "client": STRANGER,
+                "host": "duo.example",
+            }
 
             async def status(**how: Any) -> int:
                 return (await operator.call("POST", "/api/messages", body, **bearer, **how)).status

@@ -151,7 +151,7 @@ def test_silence_is_broken_by_a_comment(monkeypatch: pytest.MonkeyPatch) -> None
         async with operating() as operator:
             reader = Reader(operator, "/api/events?interval=60000")
             await reader.next("stats")
-            while reader.comments < 2:
+            while reader.comments < 2:  # noqa: ASYNC110 - they come with time
                 await asyncio.sleep(0)
             await reader.leave()
 

@@ -257,7 +257,7 @@ def test_unknown_keys_are_asked_for_once_in_a_while(monkeypatch: pytest.MonkeyPa
         made = Scripted((["a"], None), (["a", "b"], None), (["c"], None))
         await made.source.start()
         first, second = made.source.ask(), made.source.ask()
-        assert first is second is not None
+        assert first is not None and first is second
         await first
         assert made.kids == ["a", "b"] and made.fetches == 2
         assert made.source.ask() is None, "not again so soon"
@@ -337,12 +337,12 @@ def test_a_hello_whose_key_does_not_come_is_refused_and_one_that_leaves_is_forgo
                 site.hold.clear()
                 leaving = duolink.connect(app.url, client_id="alice", token=token("b"))
                 opening = asyncio.create_task(leaving.open())
-                while app._keys._fetching is None:
+                while app._keys._fetching is None:  # noqa: ASYNC110 - it comes with the hello
                     await asyncio.sleep(0)
                 opening.cancel()
                 await asyncio.wait([opening])
                 await leaving.close()
-                while app.node.connections:
+                while app.node.connections:  # noqa: ASYNC110 - it goes in a turn of the loop
                     await asyncio.sleep(0)
                 fetching = app._keys._fetching
                 site.hold.set()
@@ -373,7 +373,7 @@ def test_a_fresh_token_with_a_new_key_waits_for_it_too() -> None:
                     assert session is not None and session.connection is not None
                     before = session.identity
                     app.node.greeter.refresh(session.connection, duolink_refresh(token("b")))
-                    while session.identity is before:
+                    while session.identity is before:  # noqa: ASYNC110 - it changes in a turn of the loop
                         await asyncio.sleep(0)
                     assert site.asked == 2 and alice.state.value == "online"
                     app.node.greeter.refresh(session.connection, duolink_refresh(token("c")))
@@ -394,7 +394,10 @@ def test_an_operators_token_waits_for_its_key() -> None:
         with keys_at() as site:
             async with operating(config(site)) as operator:
                 site.body = key_set("b")
-                how = {"client": STRANGER, "authorization": f"Bearer {token('b', operator=True)}"}
+                how: dict[str, Any] = {
+                    "client": STRANGER,
+                    "authorization": f"Bearer {token('b', operator=True)}",
+                }
                 assert (await operator.call("GET", "/api/stats", **how)).status == 200
                 assert site.asked == 2
 

@@ -226,8 +226,8 @@ class Row(NamedTuple):
     `body` is what goes to the receiver: a line, or with `binary` the payload of a binary frame. With a
     `reason` the numbers `seq` … `last` ended as lost, and there is no body. `expires` is wall
     milliseconds (0: only the mailbox's own retention counts). A `collapse` key replaces an earlier row of the
-    stream's receiver, sender and lane that has the same one. `time` is when the mailbox took it (wall ms), which
-    only the mailbox says; 0: not known.
+    stream's receiver, sender and lane that has the same one. `time` is when the mailbox took it (wall ms),
+    which only the mailbox says; 0: not known.
     """
 
     seq: int

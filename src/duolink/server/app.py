@@ -136,8 +136,8 @@ class Driver:
 class App:
     """A node with its ports. Raises `ConfigError` for settings that cannot be met (a key, a certificate).
 
-    `authenticator` takes the place of the configured one; it is needed where `auth.external` is set. `app` is an
-    ASGI application that gets the HTTP requests whose paths are none of the server's own.
+    `authenticator` takes the place of the configured one; it is needed where `auth.external` is set. `app` is
+    an ASGI application that gets the HTTP requests whose paths are none of the server's own.
     """
 
     version = version("duolink")

@@ -74,8 +74,8 @@ class AuthenticationError(Exception):
 
 
 class UnknownKey(AuthenticationError):
-    """A token names a key that is not there, and the keys are being fetched: when `fetched` is done, however it
-    ends, the token may be presented once more."""
+    """A token names a key that is not there, and the keys are being fetched: when `fetched` is done, however
+    it ends, the token may be presented once more."""
 
     def __init__(self, fetched: "Future[None]") -> None:
         super().__init__("token_invalid", "the token is not signed with a key that counts here")

@@ -244,7 +244,7 @@ class Connection:
         self.send(encode(message))
 
     def write(self, frame: bytes, messages: int = 1) -> None:
-        """Write a prepared frame of so many messages at once. Only when nothing waits to be flushed (`dirty`)."""
+        """Write a prepared frame of so many messages at once. Only when nothing waits to be flushed."""
         self.wire.write(frame)
         self.sent += messages
         self._unchecked += len(frame)

@@ -456,8 +456,8 @@ class Greeter:
     # --- refresh -----------------------------------------------------------------------------
 
     def refresh(self, connection: Connection, message: Refresh, patient: bool = True) -> None:
-        """Take a fresh token of the same client; the earlier one goes on if it is no good. `patient`: it waits
-        for its key if that is being fetched."""
+        """Take a fresh token of the same client; the earlier one goes on if it is no good. `patient`: it
+        waits for its key if that is being fetched."""
         session = connection.session
         if session is None:
             return  # it has ended meanwhile

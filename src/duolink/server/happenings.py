@@ -27,8 +27,8 @@ KEPT: Final = 1000
 """Events that are kept, ≈ 300 kB: some minutes of a quiet server."""
 
 PER_SECOND: Final = 50
-"""Events of one kind kept per second: a flood of one kind shall not push everything else out at once. The next
-one kept says how many were left out."""
+"""Events of one kind kept per second: a flood of one kind shall not push everything else out at once. The
+next one kept says how many were left out."""
 
 
 class Happened(NamedTuple):

@@ -1,5 +1,5 @@
-"""The HTTP side of the server's port: health, readiness, metrics, the operator's API, and a page that says what
-this is.
+"""The HTTP side of the server's port: health, readiness, metrics, the operator's API, and a page that says
+what this is.
 
 An ASGI application; the listener hands it every request that is no WebSocket upgrade.
 """
@@ -51,8 +51,8 @@ def make_app(
     routes: Sequence[BaseRoute] = (),
     app: ASGIApp | None = None,
 ) -> Starlette:
-    """Return the ASGI application. `api` is what answers under `/api`, `routes` are more paths, and `app` gets
-    whatever is left: without one, that is answered 404."""
+    """Return the ASGI application. `api` is what answers under `/api`, `routes` are more paths, and `app`
+    gets whatever is left: without one, that is answered 404."""
 
     async def page(request: Request) -> Response:
         return HTMLResponse(_PAGE, headers=HEADERS)

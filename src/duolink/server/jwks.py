@@ -1,6 +1,6 @@
 """Keys from a URL (JWKS, RFC 7517): fetched beside the loop, kept while they cannot be fetched again.
 
-A set is fetched anew in the background before it is too old, and at once for a token that names a key which is
+A set is fetched anew in the background before it is too old, and at once for a token that names a key that is
 not there: whoever presents it waits for that. What is fetched is bounded in size and time; redirects are not
 followed.
 """

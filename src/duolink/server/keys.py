@@ -1,5 +1,5 @@
-"""Keys: read from settings, files and JWKS (RFC 7517), ready to check tokens with; and signing, for tests and the
-command line."""
+"""Keys: read from settings, files and JWKS (RFC 7517), ready to check tokens with; and signing, for tests and
+the command line."""
 
 import json
 import math

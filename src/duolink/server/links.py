@@ -30,8 +30,8 @@ MAX_FLOWS: Final = limits.MAX_LINKS
 """Receivers one session may send to; what is idle makes room for what is new."""
 
 MAX_SAMPLED: Final = 500
-"""Flows timed again in the next turn of `sample`, about a second: with more, some wait until their way changes.
-Finding a way costs some µs."""
+"""Flows timed again in the next turn of `sample`, about a second: with more, some wait until their way
+changes. Finding a way costs some µs."""
 
 MAX_SUFFIX: Final = 1024
 """Bytes that `,"from":"…"}` may have: every byte of a client id escaped."""
@@ -337,8 +337,9 @@ class Links:
 
     # --- how long it takes -------------------------------------------------------------------
     #
-    # A message is timed when it is the first on its way, from here to its receiver's acknowledgement; then no
-    # other of its flow, until the way is taken away for one turn by `sample`. So what is not timed costs nothing.
+    # A message is timed when it is the first on its way, from here to its receiver's acknowledgement; then
+    # no other of its flow, until the way is taken away for one turn by `sample`. What is not timed costs
+    # nothing.
 
     def _time(self, session: Session, flow: Flow, message: LinkMessage) -> None:
         """Note a number that is handed over, and time it if nothing else on its flow is."""
@@ -373,7 +374,7 @@ class Links:
         flow.quick_run = flow.ack_run
 
     def sample(self) -> None:
-        """Have the next message of each flow timed that was timed since the last call: it finds its way anew."""
+        """Have the next message of each flow timed that was timed since the last call."""
         sampled, self._sampled = self._sampled, []
         for flow in sampled:
             flow.target = None

@@ -42,8 +42,8 @@ class CommandFailed(Exception):
 
 
 class LocalClient:
-    """`$server` on a running loop. Until somebody `listen`s, clients find it away, and what it sends itself is
-    acknowledged all the same."""
+    """`$server` on a running loop. Until somebody `listen`s, clients find it away, and what it sends itself
+    is acknowledged all the same."""
 
     def __init__(self, node: Node, loop: asyncio.AbstractEventLoop) -> None:
         self._node = node

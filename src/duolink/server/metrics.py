@@ -32,7 +32,8 @@ LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 DELIVERY_BUCKETS: Final = (
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
 )  # fmt: skip
-"""Upper bounds (seconds) of the delivery histogram: from one machine to a network that had to be waited for."""
+"""Upper bounds (seconds) of the delivery histogram: from one machine to a network that had to be waited
+for."""
 
 
 class Gauges(Struct, frozen=True):
@@ -283,7 +284,7 @@ class NodeCollector(Collector):
         )
         yield HistogramMetricFamily(
             "duolink_delivery_seconds",
-            "From a message's arrival to its receiver's acknowledgement; sampled, about one a second of a link.",
+            "From a message's arrival to its receiver's acknowledgement; about one a second of each link.",
             buckets=[("+Inf" if bound is None else str(bound), n) for bound, n in counts.deliveries()],
             sum_value=counts.delivery_sum,
         )

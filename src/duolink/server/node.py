@@ -183,8 +183,8 @@ class Node:
         return self.send_away(client_id, CloseCode.DISCONNECTED, reason)
 
     def send_away(self, client_id: str, code: CloseCode, reason: str) -> bool:
-        """Close a client's connection with this code. Without one, a session that waits to be resumed ends, if
-        the code is for good. Returns whether there was a session."""
+        """Close a client's connection with this code. Without one, a session that waits to be resumed ends,
+        if the code is for good. Returns whether there was a session."""
         session = self.sessions.get(client_id)
         if session is None:
             return False
@@ -203,14 +203,11 @@ class Node:
         """Transports this node uses now."""
         return len(self._connections)
 
-    def gauges(self) -> Gauges:
-        """Count what there is now; costs a look at every connection."""
+    def gauges(self, buffered: bool = True) -> Gauges:
+        """Count what there is now; costs a look at every connection, and most of it for what they have
+        `buffered`."""
         kept, kept_bytes = self._engines.mailbox.totals()
-        buffered = slow = received = 0
-        for connection in self._connections:
-            buffered += connection.wire.buffered()
-            slow += connection.full and connection.stage is Stage.OPEN
-            received += connection.bytes_received
+        connections = self._connections
         return Gauges(
             connections=len(self._connections),
             sessions_active=self.sessions.active,
@@ -221,9 +218,9 @@ class Node:
             mailbox_messages=kept,
             mailbox_bytes=kept_bytes,
             mailboxes=self._engines.mailbox.receivers(),
-            buffered_bytes=buffered,
-            slow=slow,
-            bytes_received=received,
+            buffered_bytes=sum(c.wire.buffered() for c in connections) if buffered else 0,
+            slow=sum(c.full and c.stage is Stage.OPEN for c in connections),
+            bytes_received=sum(c.bytes_received for c in connections),
         )
 
     # --- for the rooms of the node -----------------------------------------------------------

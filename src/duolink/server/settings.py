@@ -275,9 +275,9 @@ class Auth(Section, frozen=True, kw_only=True):
         Annotated[
             str,
             about(
-                "Where more keys are fetched from (JWKS): `https://…`, or `http://` on this machine. Fetched again "
-                "before they are too old, and at once for a key id that is not there. While that fails, the "
-                "last good ones count; the server does not start without any.",
+                "Where more keys are fetched from (JWKS): `https://…`, or `http://` on this machine. Fetched "
+                "again before they are too old, and at once for a key id that is not there. While that "
+                "fails, the last good ones count; the server does not start without any.",
                 min_length=1,
             ),
         ]

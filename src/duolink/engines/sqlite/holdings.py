@@ -10,7 +10,8 @@ from duolink.engines.base import Holding
 # Of each row of `chosen`: what the table says, and the time of the first message of each of its streams. (A
 # message stands behind at most `box.MAX_LOSSES` losses.)
 _HOLDINGS: Final = """
-    SELECT json_group_array(json_array(chosen.receiver, chosen.messages, chosen.size, chosen.senders, coalesce((
+    SELECT json_group_array(json_array(
+        chosen.receiver, chosen.messages, chosen.size, chosen.senders, coalesce((
         SELECT min((SELECT time FROM mail WHERE mail.stream = number AND reason = '' ORDER BY seq LIMIT 1))
         FROM streams CROSS JOIN standings ON standings.stream = number
         WHERE streams.receiver = chosen.receiver AND standings.messages > 0), 0)))

@@ -67,7 +67,8 @@ INVARIANTS: Final[tuple[tuple[str, str], ...]] = (
         "SELECT count(*) FROM mailboxes FULL JOIN (SELECT receiver AS found, sum(messages) AS count,"
         " sum(size) AS bytes, count(DISTINCT sender) AS from_whom FROM streams JOIN standings"
         " ON stream = number WHERE messages > 0 GROUP BY receiver) ON found = receiver"
-        " WHERE receiver IS NULL OR found IS NULL OR messages <> count OR size <> bytes OR senders <> from_whom",
+        " WHERE receiver IS NULL OR found IS NULL OR messages <> count OR size <> bytes"
+        " OR senders <> from_whom",
     ),
     (
         "mailboxes that are counted wrong together",

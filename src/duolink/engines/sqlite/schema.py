@@ -195,7 +195,8 @@ LISTINGS: Final[tuple[str, ...]] = (
     MAIL,
     """
     INSERT INTO mail
-    SELECT stream, seq, last, reason, expires, flags, collapse, 0, body FROM mail_without_time ORDER BY stream, seq
+    SELECT stream, seq, last, reason, expires, flags, collapse, 0, body FROM mail_without_time
+    ORDER BY stream, seq
     """,
     "DROP TABLE mail_without_time",
     MAIL_BY_COLLAPSE,

@@ -138,7 +138,8 @@ _NOT_COUNTED: Final = Tally()
 
 
 class _Pair(Tally):
-    """How much a receiver is sent by one sender. `listed`: whether it counts among the senders of `mailboxes`."""
+    """How much a receiver is sent by one sender. `listed`: whether that counts among the senders of
+    `mailboxes`."""
 
     __slots__ = ("listed",)
 

@@ -55,7 +55,7 @@ class Backend:
 
 
 async def ask(request: Callable[..., None], *arguments: Any) -> Any:
-    """Ask an engine and wait for its answer. Raises `HTTPException` 503 for a `Failure`, or when none comes."""
+    """Ask an engine and wait for its answer. Raises `HTTPException` 503 for a failure, or when none comes."""
     answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def done(result: Any) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 from base64 import b64encode
 from collections.abc import Iterable
-from heapq import nsmallest
 from typing import Any, Final
 
 from msgspec import UNSET, Raw
@@ -18,6 +17,7 @@ from duolink.server import answers
 from duolink.server.api import documents as doc
 from duolink.server.api.arguments import Ask
 from duolink.server.api.backend import Backend, ask
+from duolink.server.api.slices import smallest
 from duolink.server.localclient import CommandFailed, LocalClient, deletion, publication, write
 from duolink.server.serverlink import encode
 
@@ -99,13 +99,14 @@ class Channels:
         channel = self._channels.get(_name(asked))
         after, limit = asked.query["after"], asked.query["limit"]
         members = channel.members if channel is not None else {}
-        names = nsmallest(limit + 1, (name for name in members if name > after))
+        names = await smallest(members, limit + 1, str, after)
         items = []
         for name in names[:limit]:
-            session = members[name].session
-            since = self._backend.wall(session.since)
-            items.append(doc.PresenceItem(client=name, user=session.user or None, since=since))
-        return answers.json(doc.Presence(items=items, next=items[-1].client if len(names) > limit else None))
+            member = members.get(name)
+            if member is not None:  # else it has left meanwhile
+                user, since = member.session.user or None, self._backend.wall(member.session.since)
+                items.append(doc.PresenceItem(client=name, user=user, since=since))
+        return answers.json(doc.Presence(items=items, next=names[limit - 1] if len(names) > limit else None))
 
     # --- history -----------------------------------------------------------------------------
 
@@ -145,8 +146,7 @@ class Channels:
         """A page of the shared state."""
         name, after, limit = _name(asked), asked.query["after"], asked.query["limit"]
         snapshot: Snapshot = await ask(self._channels.log.state, name)
-        chosen = (entry for entry in snapshot.entries if entry.name > after)
-        found = nsmallest(limit + 1, chosen, key=lambda entry: entry.name)
+        found = await smallest(snapshot.entries, limit + 1, lambda entry: entry.name, after)
         items: list[doc.StateItem] = []
         room = PAGE_BYTES
         for entry in found[:limit]:

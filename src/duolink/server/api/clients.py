@@ -1,5 +1,7 @@
 """Clients: who is here, in pages and in detail, and how to send one away."""
 
+import asyncio
+from itertools import islice
 from typing import Any, Final
 
 from starlette.exceptions import HTTPException
@@ -13,6 +15,7 @@ from duolink.server import answers
 from duolink.server.api import documents as doc
 from duolink.server.api.arguments import Ask
 from duolink.server.api.backend import Backend, ask
+from duolink.server.api.slices import SLICE
 from duolink.server.auth import Identity, Patterns
 from duolink.server.connection import Connection
 from duolink.server.mailbox import settled_of
@@ -36,21 +39,25 @@ class Clients:
         """A page."""
         state, limit = asked.query["state"], asked.query["limit"]
         sessions = self._node.sessions
-        found: list[Session] = []
-        looks, more = 0, ""
-        for name in sessions.names.after(asked.query["after"], asked.query["prefix"]):
-            if len(found) >= limit or looks >= MAX_LOOKS:
-                break
-            looks, more = looks + 1, name
-            session = sessions.get(name)
-            assert session is not None
-            if state is None or (state == "active") == (session.connection is not None):
-                found.append(session)
-        else:
-            more = ""
-        waiting = await self._waiting(tuple(session.client_id for session in found))
-        items = [self._item(session, waiting) for session in found]
-        return answers.json(doc.Clients(items=items, next=more or None))
+        items: list[doc.ClientItem] = []
+        looks, last, more = 0, asked.query["after"], True
+        while more and len(items) < limit and looks < MAX_LOOKS:
+            names = list(islice(sessions.names.after(last, asked.query["prefix"]), SLICE + 1))
+            more = len(names) > SLICE
+            for at, name in enumerate(names[:SLICE]):
+                looks, last = looks + 1, name
+                session = sessions.get(name)
+                assert session is not None
+                if state is None or (state == "active") == (session.connection is not None):
+                    items.append(self._item(session))
+                if len(items) >= limit or looks >= MAX_LOOKS:
+                    more = more or at + 1 < len(names)
+                    break
+            await asyncio.sleep(0)
+        waiting = await self._waiting(tuple(item.client for item in items))
+        for item in items:
+            item.mailbox = waiting.get(item.client)
+        return answers.json(doc.Clients(items=items, next=last if more else None))
 
     async def get(self, asked: Ask) -> Response:
         """One."""
@@ -92,9 +99,8 @@ class Clients:
 
     # --- documents ---------------------------------------------------------------------------
 
-    def _item(self, session: Session, waiting: dict[str, int]) -> doc.ClientItem:
-        client = session.client_id
-        return doc.ClientItem(**self._common(client, session), mailbox=waiting.get(client))
+    def _item(self, session: Session) -> doc.ClientItem:
+        return doc.ClientItem(**self._common(session.client_id, session), mailbox=None)
 
     def _common(self, client: str, session: Session | None) -> dict[str, Any]:
         backend = self._backend

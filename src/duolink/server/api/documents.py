@@ -204,7 +204,7 @@ class ChannelPosition(Document, kw_only=True):
 
 
 class LinkItem(Document, kw_only=True):
-    """A way to a peer. `in_flight`: numbers that went that way on this connection and are not acknowledged."""
+    """A way to a peer. `in_flight`: numbers that were handed over there and are not acknowledged."""
 
     peer: ReceiverName
     lane: Literal["messages", "bulk"]

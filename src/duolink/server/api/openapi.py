@@ -13,15 +13,16 @@ from duolink.server.api import documents as doc
 from duolink.server.api.arguments import Ask, Parameter
 from duolink.server.api.operations import Operation
 
-DESCRIPTION: Final = """\
-What an operator sees of a duolink server and does about it. Times are milliseconds since 1970 (UTC), durations \
-milliseconds unless a name ends in `_s`. Errors are problem documents (RFC 9457). Lists come in pages: give the \
-`next` of one as `after` for the following one; `null` is the end, and a page may be shorter than its `limit`. \
-Names in paths are percent-encoded, `/` as `%2F`.
-
-A request from the server's own machine needs no token, nor does any to a server in development. From elsewhere \
-it is `http.operator_token` of the settings, or a token of `[auth]` with the claim `operator: true`. Tokens are \
-never taken from the URL. Pages of other origins are refused, unless `listen.origins` names them."""
+DESCRIPTION: Final = (
+    "What an operator sees of a duolink server and does about it. Times are milliseconds since 1970 (UTC), "
+    "durations milliseconds unless a name ends in `_s`. Errors are problem documents (RFC 9457). Lists come "
+    "in pages: give the `next` of one as `after` for the following one; `null` is the end, and a page may be "
+    "shorter than its `limit`. Names in paths are percent-encoded, `/` as `%2F`.\n\n"
+    "A request from the server's own machine needs no token, nor does any to a server in development. From "
+    "elsewhere it is `http.operator_token` of the settings, or a token of `[auth]` with the claim "
+    "`operator: true`. Tokens are never taken from the URL. Pages of other origins are refused, unless "
+    "`listen.origins` names them."
+)
 
 TAGS: Final = {
     "documents": "The API about itself.",
@@ -54,7 +55,8 @@ _NAMES: Final = {
 
 _STYLE: Final = """
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem }
-code, pre { background: #8882; padding: .1em .3em; border-radius: 3px } pre { padding: .6em; overflow-x: auto }
+code, pre { background: #8882; padding: .1em .3em; border-radius: 3px }
+pre { padding: .6em; overflow-x: auto }
 table { border-collapse: collapse; width: 100% } td, th { text-align: left; vertical-align: top;
 padding: .2em .8em .2em 0; border-bottom: 1px solid #8884 } h3 { margin-top: 2.5em }
 summary { cursor: pointer } @media (prefers-color-scheme: dark) { body { background: #111; color: #ddd }

@@ -132,8 +132,8 @@ def _clients(clients: Clients) -> list[Operation]:
             tag="clients",
             summary="Clients with a session on this node",
             description=(
-                "In the order of their names. With `state`, at most 5000 names are looked at for a page, which "
-                "may be shorter then, or empty, with a `next` all the same."
+                "In the order of their names. With `state`, at most 5000 names are looked at for a page, "
+                "which may be shorter then, or empty, with a `next` all the same."
             ),
             handler=clients.page,
             parameters=(STATE, PREFIX, AFTER, LIMIT),
@@ -157,7 +157,8 @@ def _clients(clients: Clients) -> list[Operation]:
             summary="Send a client away",
             description=(
                 "Closes its connection with 3505, which its SDK takes as final; with `reconnect`, with 1012, "
-                "after which it comes back. A session that waits to be resumed ends, unless with `reconnect`. "
+                "after which it comes back. A session that waits to be resumed ends, unless with "
+                "`reconnect`. "
                 "What waits in its mailbox stays."
             ),
             handler=clients.disconnect,
@@ -183,8 +184,8 @@ def _messages(messages: Messages) -> list[Operation]:
                 "when it has come as far as `wait` says (200), or when `timeout_ms` is over (202; also for "
                 "`sent`): it goes its way all the same. `lost` comes with a reason. With a `key`, the same "
                 "request again sends nothing, and tells what has become of the first one: within 10 minutes, "
-                "of the last 10,000 keys, by this process. On a server without a database, a message waits in "
-                "this process for a day at most."
+                "of the last 10,000 keys, by this process. On a server without a database, a message waits "
+                "in this process for a day at most."
             ),
             handler=messages.send,
             body=doc.Send,
@@ -248,8 +249,8 @@ def _channels(channels: Channels) -> list[Operation]:
             tag="channels",
             summary="Publish to a channel as `$server`",
             description=(
-                "It is in the channel's history, and on disk where that is durable, when the answer comes. With "
-                "a `key`, the same request again answers with the first position."
+                "It is in the channel's history, and on disk where that is durable, when the answer comes. "
+                "With a `key`, the same request again answers with the first position."
             ),
             handler=channels.publish,
             body=doc.Publish,
