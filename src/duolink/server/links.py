@@ -16,10 +16,11 @@ from duolink.protocol.codec import encode, encode_binary, is_client_id, is_id, i
 from duolink.protocol.codes import ErrorCode
 from duolink.protocol.messages import Ack, Ephemeral, LinkMessage, Probe, Signal, Skip, Wait
 from duolink.server.mailbox import Mailboxes, settled_of
-from duolink.server.party import Flow, Parties, Party, Timed
+from duolink.server.party import Flow, Parties, Party
 from duolink.server.policy import SERVER, Consent, may_link
 from duolink.server.registry import Session
 from duolink.server.settings import MAX_WINDOW
+from duolink.server.timing import Timing
 from duolink.server.watchers import Watchers
 
 if TYPE_CHECKING:
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
 
 MAX_FLOWS: Final = limits.MAX_LINKS
 """Receivers one session may send to; what is idle makes room for what is new."""
-
-MAX_SAMPLED: Final = 500
-"""Flows timed again in the next turn of `sample`, about a second: with more, some wait until their way
-changes. Finding a way costs some µs."""
 
 MAX_SUFFIX: Final = 1024
 """Bytes that `,"from":"…"}` may have: every byte of a client id escaped."""
@@ -61,7 +58,7 @@ class Links:
         self._counts = node.counts
         self.count = 0
         """Flows there are now."""
-        self._sampled: list[Flow] = []  # whose next message is to be timed
+        self.timing = Timing(node)
         self.on_message: Callable[[LinkMessage, str], None] | None = None
         """Hears every message that is handed over, with its receiver."""
 
@@ -93,7 +90,7 @@ class Links:
                 if message.ack_run == flow.quick_run and lane == "messages":
                     flow.ack_messages = message.ack
                 else:
-                    self._acknowledge(session, flow, lane, message.ack_run, message.ack)
+                    self.timing.acknowledge(session, flow, lane, message.ack_run, message.ack)
                 if session.delivery is not None:
                     session.delivery.acknowledged(message.to, "", lane, message.ack_run, message.ack)
             if line[-1:] == b"}" and self.on_message is None and len(line) < self.safe_length:
@@ -166,7 +163,7 @@ class Links:
         if flow is None:
             return
         if not ack.lost:
-            self._acknowledge(session, flow, ack.lane, ack.run, ack.seq)
+            self.timing.acknowledge(session, flow, ack.lane, ack.run, ack.seq)
         receiver = flow.party.session
         if receiver is None or receiver.connection is None:
             return
@@ -292,7 +289,7 @@ class Links:
             self._answer_wait(connection, message, seq, last)
             return
         if type(message) is LinkMessage and message.ack:
-            self._acknowledge(session, flow, lane, message.ack_run, message.ack)
+            self.timing.acknowledge(session, flow, lane, message.ack_run, message.ack)
             if session.delivery is not None:
                 session.delivery.acknowledged(message.to, "", lane, message.ack_run, message.ack)
         refused = flow.refused.get(lane, seq)
@@ -315,7 +312,7 @@ class Links:
                 target = self._open(session, flow, lane, seq)
                 if target is not None and not target.full:
                     if type(message) is LinkMessage:
-                        self._time(session, flow, message)
+                        self.timing.begin(session, flow, message)
                     self._forward(connection, message, target)
                     return
             if kept:
@@ -334,50 +331,6 @@ class Links:
         self._counts.waits += 1
         last = last if type(message) is Skip else 0
         connection.tell(Wait(to=message.to, run=message.run, seq=seq, last=last, lane=message.lane))
-
-    # --- how long it takes -------------------------------------------------------------------
-    #
-    # A message is timed when it is the first on its way, from here to its receiver's acknowledgement; then
-    # no other of its flow, until the way is taken away for one turn by `sample`. What is not timed costs
-    # nothing.
-
-    def _time(self, session: Session, flow: Flow, message: LinkMessage) -> None:
-        """Note a number that is handed over, and time it if nothing else on its flow is."""
-        lane, seq = message.lane, message.seq
-        if lane == "messages":
-            flow.last_messages = seq
-        else:
-            flow.last_bulk = seq
-        if flow.timed is not None:
-            return
-        flow.timed = Timed(lane, message.run, seq, self._node.clock.monotonic())
-        receiver = flow.party.session
-        back = receiver.flows.get(session.client_id) if receiver is not None else None
-        if back is not None:
-            back.quick_run = 0
-
-    def _acknowledge(self, session: Session, flow: Flow, lane: str, run: int, seq: int) -> None:
-        """A flow's sender acknowledges the other way; perhaps what is being timed."""
-        flow.acknowledge(lane, run, seq)
-        if flow.quick_run == flow.ack_run:
-            return
-        peer = flow.party.session
-        forward = peer.flows.get(session.client_id) if peer is not None else None
-        timed = forward.timed if forward is not None else None
-        if forward is not None and timed is not None and timed.run == flow.ack_run:
-            if flow.acknowledged(timed.lane, timed.run) < timed.seq:
-                return
-            forward.timed = None
-            self._counts.delivery(self._node.clock.monotonic() - timed.since)
-            if len(self._sampled) < MAX_SAMPLED:
-                self._sampled.append(forward)
-        flow.quick_run = flow.ack_run
-
-    def sample(self) -> None:
-        """Have the next message of each flow timed that was timed since the last call."""
-        sampled, self._sampled = self._sampled, []
-        for flow in sampled:
-            flow.target = None
 
     # --- ways --------------------------------------------------------------------------------
 
@@ -534,6 +487,7 @@ class Links:
                 continue
             flow.party.waiters.pop(session, None)
             flow.target = flow.reply = flow.opened = flow.timed = None
+            flow.last_messages = flow.last_bulk = 0
             for table in (flow.refused, flow.first, flow.asked, flow.checked):
                 table.clear()
             flow.storing.clear()

@@ -292,7 +292,7 @@ class Node:
 
     def _ticked(self, now: float) -> None:
         self._look_at_storage()
-        self.links.sample()
+        self.links.timing.sample()
         self._tick_running = bool(self._connections)
         if self._tick_running:
             self.timers.at(now + self._tick, self._ticked)
