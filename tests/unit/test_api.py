@@ -37,6 +37,11 @@ def test_the_document_is_openapi() -> None:
                     content = operation.get("requestBody", {}).get("content", {}).get("application/json")
                     if content is not None:
                         operator.conforms(content["schema"], content["example"])
+                    for status, answer in operation["responses"].items():
+                        found = answer.get("content", {}).get("application/json")
+                        if found is not None and "$ref" in found["schema"]:
+                            operator.conforms(found["schema"], found["example"])
+                            assert status in ("200", "202")
             names = [o["operationId"] for ops in document["paths"].values() for o in ops.values()]
             assert len(set(names)) == len(names)
 

@@ -11,6 +11,7 @@ from starlette.responses import HTMLResponse, Response
 from duolink.server import answers
 from duolink.server.api import documents as doc
 from duolink.server.api.arguments import Ask, Parameter
+from duolink.server.api.examples import EXAMPLES
 from duolink.server.api.operations import Operation
 
 DESCRIPTION: Final = (
@@ -213,8 +214,8 @@ def _answer(operation: Operation, status: int, body: Any, schemas: dict[int, Any
         schema: dict[str, Any] = {"type": "object"} if body == "application/json" else {"type": "string"}
         return {"description": text, "content": {body: {"schema": schema}}}
     content: dict[str, Any] = {"schema": schemas[id(body)]}
-    if operation.body is None and operation.example is not None:
-        content["example"] = operation.example
+    if operation.name in EXAMPLES:
+        content["example"] = EXAMPLES[operation.name]
     return {"description": text, "content": {"application/json": content}}
 
 

@@ -32,7 +32,7 @@ class Operation:
     answers: dict[int, Any]
     errors: tuple[int, ...] = ()
     example: Any = None
-    """An example of the body that is sent; without one, of the answer."""
+    """An example of the body that is sent."""
 
     @property
     def segments(self) -> tuple[str, ...]:
