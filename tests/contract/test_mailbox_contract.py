@@ -7,7 +7,7 @@ import pytest
 
 from duolink.engines import box, mailroom
 from duolink.engines.base import Box, Holding, MailboxLimits, Row, Standing, StoreResult, Stream, Verdict
-from duolink.engines.box import MAX_LOST
+from duolink.protocol import limits
 from duolink.protocol.messages import LostRange
 
 BOB = Stream("bob", "alice", "messages", 1)
@@ -264,7 +264,8 @@ def test_the_number_of_remembered_losses_is_bounded(bench):
         first = part * 1600
         ack(bench, first + 1600, lost=[(n, n, "expired") for n in range(first + 2, first + 1600, 2)])
     lost = standing(bench).lost
-    assert len(lost) == MAX_LOST and lost[-1] == LostRange(4798, 4798, "expired")
+    assert len(lost) == limits.MAX_LOST and lost[-1] == LostRange(4798, 4798, "expired")
+    assert lost[0] == LostRange(2, lost[1].first - 2, "unclear"), "not called delivered"
 
 
 # --- taking --------------------------------------------------------------------------------------
@@ -588,6 +589,14 @@ def test_a_newer_message_replaces_an_older_with_its_key(bench):
     store(bench, 5, collapse="place")
     assert seen(bench) == [(1, 1, "replaced"), (2, 2, ""), (3, 3, "replaced"), (4, 4, ""), (5, 5, "")]
     assert bench.engines.mailbox.totals() == (3, 3)
+
+
+def test_what_had_expired_before_it_was_replaced_is_expired(bench):
+    """It is not swept yet; but its sender was told a time, and that was over first."""
+    store(bench, 1, collapse="place", expires=bench.clock.wall_ms() + 1000)
+    bench.clock.seconds += 2
+    store(bench, 2, collapse="place")
+    assert seen(bench) == [(1, 1, "expired"), (2, 2, "")]
 
 
 def test_a_key_replaces_across_runs_but_not_lanes_senders_or_receivers(bench):

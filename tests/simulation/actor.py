@@ -158,6 +158,7 @@ class Process:
         if type(event) is Received:
             message = event.message
             uid = codec.decode_json(message.data)[0]
+            history.born[self.name] = self.session.run
             history.receive(self.name, receiver, peer, event.lane, message.run, message.seq, uid)
             if self.world.random.random() < 0.7:
                 self._finish(peer, message, uid)

@@ -18,6 +18,7 @@ from duolink.protocol.messages import (
     Error,
     Goodbye,
     LinkMessage,
+    LostRange,
     Peer,
     Probe,
     Refresh,
@@ -129,6 +130,29 @@ def test_a_copy_to_be_stored_is_not_handed_over_twice_when_the_first_was(world):
     assert answers(alice)[-1] == ("stored", 1)
     bob.send(Ack(run=alice.welcome.run, seq=1, to="alice"))
     assert kept(world) == 0
+
+
+def test_a_copy_that_crosses_an_acknowledgement_with_losses_is_not_stored(world):
+    """Alice asks to store 2 while bob's word that 1 was lost and 2 is finished with is on its way to her.
+    Kept, 2 would wait for bob's next process, though she hears that it was delivered."""
+    bob, alice = world.client("bob"), world.client("alice")
+    run = alice.welcome.run
+    lost = [LostRange(1, 1, "expired")]
+    alice.send(Skip(run=run, seq=1, last=1, base=1, to="bob", reason="expired", store=True))
+    bob.send(Ack(run=run, seq=1, to="alice", lost=lost, by=bob.welcome.run))
+    alice.say(2)
+    bob.send(Ack(run=run, seq=2, to="alice", lost=lost, by=bob.welcome.run))
+    alice.take()
+    alice.say(2, store=True)
+    assert kept(world) == 0 and answers(alice) == []
+    alice.say(3, base=3)
+    assert seqs(bob)[-1] == 3, "what is beyond goes its way"
+    again = alice.again()
+    again.take()
+    again.say(2)
+    assert bob.all(LinkMessage)[-1].seq == 2, (
+        "on another connection she may not have heard: bob says it again"
+    )
 
 
 def test_a_copy_to_be_stored_that_is_the_first_here_is_handed_over(world):

@@ -15,7 +15,7 @@ from duolink.protocol import limits
 from duolink.protocol.codec import encode, encode_binary, is_client_id, is_id, is_user
 from duolink.protocol.codes import ErrorCode
 from duolink.protocol.messages import Ack, Ephemeral, LinkMessage, Probe, Signal, Skip, Wait
-from duolink.server.mailbox import Mailboxes, settled_of
+from duolink.server.mailbox import Mailboxes, settled_of, told_to
 from duolink.server.party import Flow, Parties, Party
 from duolink.server.policy import SERVER, Consent, may_link
 from duolink.server.registry import Session
@@ -171,6 +171,8 @@ class Links:
             if not (self._allowed(receiver, session) or self._may(session, flow.party)):
                 return
             flow.reply = receiver
+        if ack.lost and ack.run == receiver.run:
+            flow.told[ack.lane] = receiver.generation, receiver.attachment, ack.seq
         self._stamp(ack, session)
         receiver.connection.send(encode(ack))
         self._counts.ack_out += 1
@@ -303,6 +305,8 @@ class Links:
         if last <= settled:  # its receiver said so, and the sender has not heard it
             self._mailboxes.acknowledge_for(connection, session, flow, lane, settled)
             return
+        if last <= told_to(session, flow, lane):
+            return  # a copy that left before its sender heard; kept now, it would be seen again
         if allowed:
             kept = self._mailboxes.keeps(message.to)
             if not (kept and (message.store or last - message.base >= self._window)):

@@ -59,6 +59,7 @@ class Flow:
         "storing",
         "target",
         "timed",
+        "told",
     )
 
     def __init__(self, party: Party) -> None:
@@ -91,6 +92,10 @@ class Flow:
         """The newest number of each lane that was handed over."""
         self.timed: Timed | None = None
         """The number whose way is being timed."""
+
+        self.told: dict[str, tuple[int, int, int]] = {}
+        """Lane → of an acknowledgement that lists losses, and so cannot be repeated from here: the generation
+        and attachment of the sender it went to, and how far everything is finished with."""
 
     def acknowledged(self, lane: str, run: int) -> int:
         """How far this flow's sender has acknowledged the other way; 0 for another run."""

@@ -9,7 +9,7 @@ import { minify } from "terser";
 import { knownNames } from "./names.mjs";
 
 /** Bytes of the module, gzipped, that a page may have to load. */
-const MOST = 21_504;
+const MOST = 21_700;
 
 const known = knownNames("src/index.ts", "src/protocol/messages.ts");
 rmSync("dist", { recursive: true, force: true });
