@@ -266,6 +266,11 @@ def test_why_a_port_cannot_be_had(code: int, tcp: int | None, words: str) -> Non
 # --- token -------------------------------------------------------------------------------------------
 
 
+def test_a_token_may_be_an_operators() -> None:
+    assert claims_of(run("token", "--key", SECRET, "--user", "olga", "--operator").stdout).claims["operator"]
+    assert "operator" not in claims_of(run("token", "--key", SECRET, "--user", "bob").stdout).claims
+
+
 def test_a_token_says_who_and_what() -> None:
     result = run(
         "token", "--key", SECRET, "--user", "alice", "--client", "alice:*", "--channel", "chat:*",
