@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from openapi_spec_validator import validate
 from tests.unit.api_world import Operator, ask, operating, run
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 import duolink
 from duolink.engines.base import Failure
@@ -180,6 +182,19 @@ def test_the_ring_is_bounded_and_one_kind_cannot_fill_it_at_once() -> None:
     later = _Clock()
     later.now = clock.now + 1
     assert Happenings(later).last > ring.last - KEPT, "ids of a later process are higher"
+
+
+def test_a_refused_handshake_happens() -> None:
+    async def main() -> None:
+        async with operating() as operator:
+            with pytest.raises(InvalidStatus):
+                async with connect(f"ws://127.0.0.1:{operator.app.port}/nothing"):
+                    pass
+            last = (await operator.get("/api/happenings"))["items"][-1]
+            assert last["kind"] == "refused" and last["detail"].startswith("handshake refused: ")
+            assert (await operator.get("/api/stats"))["refusals"] == 1
+
+    run(main())
 
 
 # --- clients ---------------------------------------------------------------------------------

@@ -196,6 +196,33 @@ def test_streams_end_when_the_server_drains_or_stops() -> None:
     run(main())
 
 
+def test_a_stream_over_a_socket_ends_in_order_when_the_server_stops() -> None:
+    async def main() -> None:
+        async with operating() as operator:
+            reader, writer = await asyncio.open_connection("127.0.0.1", operator.app.port)
+            writer.write(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await reader.readuntil(b"event: stats")
+        rest = await reader.read()
+        assert rest.endswith(b"0\r\n\r\n"), "the last chunk"
+        writer.close()
+
+    run(main())
+
+
+def test_a_reader_that_goes_frees_its_stream() -> None:
+    async def main() -> None:
+        async with operating() as operator:
+            reader, writer = await asyncio.open_connection("127.0.0.1", operator.app.port)
+            writer.write(b"GET /api/events?interval=60000 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await reader.readuntil(b"event: stats")
+            assert len(operator.app._service.streams) == 1
+            writer.transport.abort()
+            while len(operator.app._service.streams):  # noqa: ASYNC110 - it goes in a turn of the loop
+                await asyncio.sleep(0)
+
+    run(main())
+
+
 def test_head_of_a_stream_has_no_body() -> None:
     async def main() -> None:
         async with operating() as operator:

@@ -434,6 +434,7 @@ class App:
         """Count and log what a listener refused."""
         if event in ("handshake_refused", "connection_refused"):
             self.counts.refusal(label)
+            self.node.happenings.add("refused", detail=f"{event.replace('_', ' ')}: {label}")
             self._events.warning(
                 f"{event} {label}", "a connection was refused", self._clock.monotonic(), reason=label
             )

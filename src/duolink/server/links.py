@@ -84,10 +84,12 @@ class Links:
             self._counts.message_in += 1
             if lane == "messages":
                 flow.last_messages = message.seq
+                quick_run = flow.quick_run
             else:
                 flow.last_bulk = message.seq
+                quick_run = -1
             if message.ack:
-                if message.ack_run == flow.quick_run and lane == "messages":
+                if message.ack_run == quick_run:
                     flow.ack_messages = message.ack
                 else:
                     self.timing.acknowledge(session, flow, lane, message.ack_run, message.ack)

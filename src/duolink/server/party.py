@@ -86,8 +86,8 @@ class Flow:
         """What this flow's sender has acknowledged of the other way: the run, …"""
         self.ack_messages = self.ack_bulk = 0
         """… and how far each lane is finished with."""
-        self.quick_run = 0
-        """`ack_run`, if its acknowledgements need only be noted; 0: somebody waits for one of them."""
+        self.quick_run = -1
+        """`ack_run`, if its acknowledgements need only be noted; -1: somebody waits for one of them."""
         self.last_messages = self.last_bulk = 0
         """The newest number of each lane that was handed over."""
         self.timed: Timed | None = None
@@ -109,7 +109,7 @@ class Flow:
             return
         if run > self.ack_run:
             self.ack_run, self.ack_messages, self.ack_bulk = run, 0, 0
-            self.quick_run = 0
+            self.quick_run = -1
         if lane == "messages":
             self.ack_messages = max(self.ack_messages, seq)
         else:

@@ -40,7 +40,7 @@ class Timing:
         receiver = flow.party.session
         back = receiver.flows.get(session.client_id) if receiver is not None else None
         if back is not None:
-            back.quick_run = 0
+            back.quick_run = -1
 
     def acknowledge(self, session: Session, flow: Flow, lane: str, run: int, seq: int) -> None:
         """A flow's sender acknowledges the other way; perhaps what is being timed."""
