@@ -905,6 +905,16 @@ def test_what_expires_is_forgotten_or_replaced_is_not_listed(bench):
     assert listing(bench) == [] and bench.engines.mailbox.receivers() == 0
 
 
+def test_a_forgotten_mailbox_takes_no_place_in_a_listing(bench):
+    bench.begin(MailboxLimits(forget_after=1000))
+    store(bench, 1, stream=to("a"))
+    assert [each.receiver for each in listing(bench)] == [each.receiver for each in deepest(bench)] == ["a"]
+    pass_time(bench, 2000)
+    store(bench, 1, stream=to("b"))
+    assert [each.receiver for each in listing(bench, limit=1)] == ["b"]
+    assert [each.receiver for each in deepest(bench, limit=1)] == ["b"]
+
+
 def test_listings_agree_with_the_mailboxes_whatever_happens(bench):
     choose = random.Random(7)
     names = [f"c{number}" for number in range(12)]

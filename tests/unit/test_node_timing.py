@@ -3,6 +3,7 @@
 import pytest
 from tests.node_world import Client, World
 
+from duolink.protocol.codes import CloseCode
 from duolink.protocol.messages import Ack
 from duolink.server import timing
 from duolink.server.metrics import DELIVERY_BUCKETS
@@ -149,6 +150,17 @@ def test_so_many_flows_are_timed_again_at_most(world, monkeypatch):
         alice.say(2, to=name)
         ack(client, 2, run)
     assert timed(world) == 3
+
+
+def test_nothing_is_kept_of_a_flow_that_has_ended(world):
+    alice, bob = world.client("alice"), world.client("bob")
+    alice.say(1)
+    ack(bob, 1, alice.welcome.run)
+    alice.user.closed(1000, "")
+    world.clock.seconds += 0.01
+    assert len(world.node.links.timing._sampled) == 1
+    world.node.send_away("alice", CloseCode.DISCONNECTED, "")
+    assert not world.node.links.timing._sampled
 
 
 def test_newest_numbers_are_noted_for_the_operator(world):

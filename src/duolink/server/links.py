@@ -359,6 +359,7 @@ class Links:
 
     def _drop_flow(self, session: Session, to: str) -> None:
         flow = session.flows.pop(to)
+        self.timing.forget(flow)
         party = flow.party
         if flow.ack_run and party.session is not None:  # what it has acknowledged may be needed yet
             back = party.session.flows.get(session.client_id)

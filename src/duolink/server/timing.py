@@ -25,7 +25,7 @@ class Timing:
     def __init__(self, node: "Node") -> None:
         self._counts = node.counts
         self._clock = node.clock
-        self._sampled: list[Flow] = []  # whose next message is to be timed
+        self._sampled: dict[Flow, None] = {}  # whose next message is to be timed
 
     def begin(self, session: Session, flow: Flow, message: LinkMessage) -> None:
         """A message has found its way and is handed over: time it, if nothing else of its flow is."""
@@ -56,11 +56,15 @@ class Timing:
             forward.timed = None
             self._counts.delivery(self._clock.monotonic() - timed.since)
             if len(self._sampled) < MAX_SAMPLED:
-                self._sampled.append(forward)
+                self._sampled[forward] = None
         flow.quick_run = flow.ack_run
 
     def sample(self) -> None:
         """Have the next message of each flow timed that was timed since the last call."""
-        sampled, self._sampled = self._sampled, []
+        sampled, self._sampled = self._sampled, {}
         for flow in sampled:
             flow.target = None
+
+    def forget(self, flow: Flow) -> None:
+        """The flow has ended."""
+        self._sampled.pop(flow, None)
