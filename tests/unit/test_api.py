@@ -412,6 +412,23 @@ def test_a_client_that_takes_nothing_is_told_of() -> None:
     run(main())
 
 
+def test_messages_to_so_many_clients_wait_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duolink.server.localclient.MAX_LINKS", 2)
+
+    async def main() -> None:
+        async with operating() as operator:
+            for name, status in (("a", 202), ("b", 202), ("c", 503), ("a", 202)):
+                body = {"to": name, "data": 1}
+                assert (await operator.call("POST", "/api/messages", body)).status == status
+            async with duolink.connect(operator.app.url, client_id="a") as a:
+                a.on_message(lambda message: None)
+                body = {"to": "a", "data": 1, "wait": "delivered"}
+                assert (await operator.call("POST", "/api/messages", body)).status == 200
+                assert (await operator.call("POST", "/api/messages", {"to": "c", "data": 1})).status == 202
+
+    run(main())
+
+
 def test_collapse_replaces_what_waits(tmp_path: Path) -> None:
     async def main() -> None:
         async with operating(Config(storage=Storage(database=str(tmp_path / "duo.db")))) as operator:

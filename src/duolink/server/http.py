@@ -51,8 +51,8 @@ def make_app(
     routes: Sequence[BaseRoute] = (),
     app: ASGIApp | None = None,
 ) -> Starlette:
-    """Return the ASGI application. `api` is what answers under `/api`, `routes` are more paths, and `app`
-    gets whatever is left: without one, that is answered 404."""
+    """Return the ASGI application. `api` answers under `/api`, `routes` are more paths (they come first), and
+    `app` gets whatever is left: without one, that is answered 404."""
 
     async def page(request: Request) -> Response:
         return HTMLResponse(_PAGE, headers=HEADERS)
@@ -71,11 +71,13 @@ def make_app(
         content_type, body = render(registry, request.headers.get("accept", ""))
         return Response(body, media_type=content_type, headers=HEADERS)
 
+    if app is not None:  # whose page that is
+        routes = [route for route in routes if getattr(route, "path", "") != "/"]
     own: list[BaseRoute] = [
+        *routes,
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/metrics", metrics),
-        *routes,
     ]
     if api is not None:
         own += [Route("/api", api), Route("/api/{rest:path}", api)]

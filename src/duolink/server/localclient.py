@@ -83,6 +83,10 @@ class LocalClient:
         self.links[client_id] = link
         return link
 
+    def has_room(self, client_id: str) -> bool:
+        """Whether a link to this client is there, or one more may be without going beyond `MAX_LINKS`."""
+        return client_id in self.links or self._forget_idle()
+
     async def command(self, message: Publish | Set) -> Published:
         """Have a command done. Raises `CommandFailed`."""
         self._speak()

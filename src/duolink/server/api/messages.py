@@ -68,6 +68,10 @@ class Messages:
             raise HTTPException(400, f"data: {error}") from None
         ttl = body.ttl_ms / 1000 if body.ttl_ms is not msgspec.UNSET else inf
         collapse = body.collapse if body.collapse is not msgspec.UNSET else ""
+        if not self._client.has_room(body.to):
+            raise HTTPException(
+                503, "messages to too many clients are unsettled already", {"retry-after": "10"}
+            )
         link = self._client.link(body.to)
         try:
             async with asyncio.timeout_at(deadline):
