@@ -135,6 +135,12 @@ def test_what_is_no_set_of_keys_is_not_taken(monkeypatch: pytest.MonkeyPatch) ->
         fetch_jwks(site.url)
 
 
+def test_this_machine_is_not_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with keys_at() as site:
+        assert fetch_jwks(site.url).keys
+
+
 def test_a_server_that_drips_is_given_up() -> None:
     with keys_at() as site:
         site.body = b" " * 500_000 + key_set("a")

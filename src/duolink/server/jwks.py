@@ -187,7 +187,10 @@ def fetch_jwks(url: str, timeout: float = TIMEOUT) -> Fetched:
     """Fetch a set of keys; blocks. Raises `FetchFailed`."""
     deadline = time.monotonic() + timeout
     request = urllib.request.Request(url, headers={"Accept": "application/jwk-set+json, application/json"})
-    opener = urllib.request.build_opener(_NoRedirects)
+    handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
+    if url.startswith("http:"):  # this machine is not behind a proxy
+        handlers.append(urllib.request.ProxyHandler({}))
+    opener = urllib.request.build_opener(*handlers)
     try:
         with opener.open(request, timeout=timeout) as answer:
             body = b""
