@@ -14,6 +14,10 @@ from duolink.protocol.messages import LostRange
 if TYPE_CHECKING:
     from duolink.engines.memory import Clock, Schedule
 
+MAX_STALE: Final = 256
+"""Receivers whose places in the listings are out of date: what one look at them may have to put right, about
+a millisecond among 10,000."""
+
 SWEEP_EVERY: Final = 10.0
 """Seconds between two looks for what has expired or is unused."""
 
@@ -72,17 +76,17 @@ class _MemoryShelf:
         return account
 
     def changed(self, account: Account) -> None:
-        self._index.stale.add(account.stream.receiver)
+        self._index.changed(account.stream.receiver)
 
     def forget(self, account: Account) -> None:
         stream, number = account.stream, account.number
         del self._accounts[stream], self._by_number[number], self._rows[number]
         del self._numbers[bisect_left(self._numbers, number)]
-        self._index.stale.add(stream.receiver)
         streams = self._receivers[stream.receiver]
         del streams[stream]
         if not streams:
             del self._receivers[stream.receiver]
+        self._index.changed(stream.receiver)
 
     def boxes(self, client_id: str, user: str, now: int) -> list[Found]:
         found: list[Found] = []
@@ -213,15 +217,20 @@ class _MemoryShelf:
 
 
 class _Index:
-    """Receivers with messages by name and by depth, brought up to date when it is looked at: what changes a
-    mailbox notes only that it is `stale`."""
+    """Receivers with messages by name and by depth, brought up to date when they are looked at, or when too
+    many are not."""
 
     def __init__(self, shelf: _MemoryShelf) -> None:
         self._shelf = shelf
-        self.stale: set[str] = set()
+        self._stale: set[str] = set()
         self._depths: dict[str, int] = {}
         self._names: list[str] = []
         self._by_depth: list[tuple[int, str]] = []
+
+    def changed(self, receiver: str) -> None:
+        self._stale.add(receiver)
+        if len(self._stale) >= MAX_STALE:
+            self._freshen()
 
     def listing(self, after: str, limit: int) -> list[str]:
         self._freshen()
@@ -233,25 +242,21 @@ class _Index:
         return [receiver for _, receiver in self._by_depth[:limit]]
 
     def _freshen(self) -> None:
-        stale, self.stale = self.stale, set()
-        many = len(stale) > len(self._depths) // 8
-        for receiver in stale:
+        for receiver in self._stale:
             before, depth = self._depths.pop(receiver, 0), self._shelf.depth(receiver)
             if depth:
                 self._depths[receiver] = depth
-            if many or before == depth:
+            if before == depth:
                 continue
             if before:
                 del self._by_depth[bisect_left(self._by_depth, (-before, receiver))]
             if depth:
                 insort(self._by_depth, (-depth, receiver))
-            if depth and not before:
+            if not before:
                 insort(self._names, receiver)
-            elif before and not depth:
+            elif not depth:
                 del self._names[bisect_left(self._names, receiver)]
-        if many:
-            self._names = sorted(self._depths)
-            self._by_depth = sorted((-depth, receiver) for receiver, depth in self._depths.items())
+        self._stale.clear()
 
 
 def _seq(row: Row) -> int:
