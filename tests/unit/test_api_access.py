@@ -128,7 +128,7 @@ def test_an_embedding_programs_tokens_count_too() -> None:
 
 
 def test_the_token_is_long_and_is_not_shown() -> None:
-    assert TOKEN not in repr(CLOSED) and "operator_token=…" in repr(CLOSED)
+    assert TOKEN not in repr(CLOSED) and "operator_token='…'" in repr(CLOSED)
     assert "operator_token=None" in repr(Config())
 
 

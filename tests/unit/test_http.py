@@ -36,6 +36,7 @@ def ask(
     reasons: Any = (),
     method: str = "GET",
     client: Any = ("192.0.2.1", 5),
+    routes: Any = (),
     **headers: str,
 ) -> Answer:
     """Send one request through the application; header names have `_` for `-`."""
@@ -45,7 +46,7 @@ def ask(
             raise reasons
         return reasons
 
-    app = make_app(config, make_registry(Counts(), Gauges), not_ready)
+    app = make_app(config, make_registry(Counts(), Gauges), not_ready, routes=routes)
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},

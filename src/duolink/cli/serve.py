@@ -162,7 +162,7 @@ def announce(app: "App") -> None:
         access = "authenticated: clients need a token"
     lines = [
         f"[bold]duolink {app.version}[/]  {app.url}",
-        f"  web      {app.http_url}",
+        f"  open     {app.http_url}",
         *([f"  tcp      {app.tcp_address}"] if app.tcp_address else []),
         f"  access   {access}",
         f"  storage  {_storage(app)}",

@@ -49,6 +49,7 @@ from duolink.server.log import LimitedLog
 from duolink.server.metrics import Counts, LagSampler, make_registry
 from duolink.server.node import Node
 from duolink.server.options import ListenerOptions
+from duolink.server.pages import built
 from duolink.server.policy import SERVER, make_consent
 from duolink.server.ratelimit import Throttle, is_trusted
 from duolink.server.signaling import MAX_SIGNAL, RoomOptions, Signaling, Subprotocols
@@ -367,7 +368,9 @@ class App:
         if mounted is not None and self._lifespan is not None:
             mounted = with_state(mounted, self._lifespan.state)
         self._service = Service(backend, self.client, self._authenticator, mounted)
-        app = make_app(config, registry, self.not_ready, api=self._service.app, app=mounted)
+        pages = built().routes(config)
+        api = self._service.app
+        app = make_app(config, registry, self.not_ready, api=api, routes=pages, app=mounted)
         self._http = ASGIServer(cast(ASGI3Application, app))
         return Listener(
             routes,

@@ -93,8 +93,8 @@ class Server:
     `config` is everything else (see `docs/configuration.md`); what is named beside it stands above it.
 
     `app` is an ASGI application (FastAPI, Starlette, …) on the same port: it gets every HTTP request whose
-    path is none of the server's own (`/ws`, `/healthz`, `/readyz`, `/metrics`, the paths of the API), and its
-    lifespan events. It gets no WebSockets: those of other paths are refused with 404.
+    path is none of the server's own (`/ws`, `/metrics`, `/console`, the paths of the API; all are in
+    `docs/api.md`), and its lifespan events. It gets no WebSockets: those of other paths are refused with 404.
     """
 
     def __init__(

@@ -35,7 +35,10 @@ code { background: #8882; padding: .1em .3em }</style>
 <ul>
 <li>Clients connect by WebSocket to <code>/ws</code>.</li>
 <li><code>/healthz</code> answers while the process lives, <code>/readyz</code> while it takes clients.</li>
-<li><code>/metrics</code> is for Prometheus, <a href="api"><code>/api</code></a> for operators.</li>
+<li><code>/metrics</code> is for Prometheus.</li>
+<li><code>/sdk/duolink.js</code> is the SDK for web pages.</li>
+<li><a href="/console"><code>/console</code></a> and <a href="/api"><code>/api</code></a> are for operators,
+<a href="/playground"><code>/playground</code></a> (in development) for a first look.</li>
 </ul>
 <p>To talk: <code>duolink chat alice bob</code> here, <code>duolink chat bob alice</code> there.</p>
 </html>

@@ -37,7 +37,10 @@ class Linger(asyncio.BufferedProtocol):
         transport.set_protocol(self)
         transport.resume_reading()  # it may have been paused, and the peer's end is to be seen
         if transport.can_write_eof():
-            transport.write_eof()
+            try:
+                transport.write_eof()
+            except OSError:  # reset by now, as a browser does to the connections of a page that goes
+                transport.abort()
         else:  # TLS has no half-close: close_notify goes out, and its transport lingers by itself
             transport.close()
 

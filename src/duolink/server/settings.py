@@ -329,7 +329,7 @@ class Log(Section, frozen=True, kw_only=True):
 
 
 class Http(Section, frozen=True, kw_only=True):
-    """The HTTP side: health, metrics, the operator's API."""
+    """The HTTP side: health, metrics, pages, the operator's API."""
 
     metrics_token: (
         Annotated[
@@ -341,7 +341,6 @@ class Http(Section, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-
     operator_token: (
         Annotated[
             str,
@@ -353,10 +352,19 @@ class Http(Section, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    playground: (
+        Annotated[
+            bool,
+            about("Serve the page `/playground`, and lead `/` to it. Automatic: in development only."),
+        ]
+        | None
+    ) = None
+    console: Annotated[bool, about("Serve the page `/console`. The page itself holds no secret.")] = True
 
     def __repr__(self) -> str:
         tokens = ("metrics_token", self.metrics_token), ("operator_token", self.operator_token)
-        return f"Http({', '.join(f'{name}=' + ('…' if token else 'None') for name, token in tokens)})"
+        shown = ", ".join(f"{name}={'…' if token else None!r}" for name, token in tokens)
+        return f"Http({shown}, playground={self.playground!r}, console={self.console!r})"
 
 
 class Config(Section, frozen=True, kw_only=True):
@@ -394,6 +402,11 @@ class Config(Section, frozen=True, kw_only=True):
     def connect(self) -> bool:
         """Whether `/connect` is served."""
         return self.development if self.listen.connect is None else self.listen.connect
+
+    @property
+    def playground(self) -> bool:
+        """Whether `/playground` is served."""
+        return self.development if self.http.playground is None else self.http.playground
 
     @property
     def consent(self) -> Literal["open", "token"]:

@@ -166,8 +166,9 @@ export class Channel implements AsyncIterable<Entry | ChannelGap> {
     this._onEphemeral = handler;
   }
 
-  /** Subscribe; resolves when the subscription stands. Throws `CommandFailed`, `ClientClosed`, `Busy` where
-   * there is one already. */
+  /** Subscribe; resolves when the subscription stands. It may be asked for before the client is opened, and
+   * then goes with the first hello. Throws `CommandFailed`, `ClientClosed`, `Busy` where there is one
+   * already. */
   async subscribe(options: SubscribeOptions = {}): Promise<Subscription> {
     return new Subscription(this._client, this.name, options)._open();
   }

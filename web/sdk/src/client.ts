@@ -275,10 +275,11 @@ export class Client {
     return this._driver.now();
   }
 
-  /** @internal Throw `ClientClosed` (or what it is in detail) when the client cannot be used. */
-  _checkOpen(): void {
+  /** @internal Throw `ClientClosed` (or what it is in detail) when the client cannot be used; `early`: it may
+   * be used before it is open. */
+  _checkOpen(early = false): void {
     if (this._ended) throw this._ending();
-    if (!this._session.welcome) throw new ClientClosed("not open yet");
+    if (!early && !this._session.welcome) throw new ClientClosed("not open yet");
   }
 
   /** @internal Whether an iteration ends because the client is closed: quietly by its own user, else by
@@ -309,7 +310,7 @@ export class Client {
 
   /** @internal */
   _flush(): void {
-    if (!this._ended) this._driver.flush();
+    if (this._opened && !this._ended) this._driver.flush();
   }
 
   /** @internal */

@@ -26,6 +26,10 @@ const CLOCK_LOOK = 5;
 /** Seconds before its end at which a token is replaced; a quarter of its life if that is shorter. */
 const REFRESH_MARGIN = 60;
 
+/** Seconds after a page woke up within which it hears that its connection had ended meanwhile: it comes back
+ * at once. Browsers close those of pages they freeze or keep for "back", and say so after the waking. */
+const WAKING = 1;
+
 /** Seconds between two looks at a congested transport: no event tells that a WebSocket has sent. */
 const DRAIN_LOOK = 0.05;
 
@@ -60,6 +64,7 @@ export class Driver implements TransportUser {
   private _flushes = 0; // asked for since the flush was planned
   private _flushing = false;
   private _congested = false;
+  private _wokeBefore = 0; // a connection lost before then was lost by the sleep
   private _gone: (() => void) | null = null;
   private _clocks: number;
 
@@ -124,7 +129,9 @@ export class Driver implements TransportUser {
 
   /** The network is back, or another one, or the page woke up: ask for life, or come back now. */
   wake(): void {
-    this.session.networkChanged(this.now());
+    const now = this.now();
+    this._wokeBefore = now + WAKING;
+    this.session.networkChanged(now);
     this._turn();
   }
 
@@ -327,7 +334,12 @@ export class Driver implements TransportUser {
     }
     if (transport !== this._transport) return;
     this._transport = null;
-    this.session.lost(code, reason, this.now());
+    const now = this.now();
+    this.session.lost(code, reason, now);
+    if (now < this._wokeBefore) {
+      this._wokeBefore = 0; // once
+      this.session.networkChanged(now);
+    }
     this._turn();
   }
 

@@ -4,7 +4,8 @@
  *
  * A reload is a new process: it has forgotten what it had numbered, so it presents no run and gets a new
  * one (docs/protocol.md §5). But it may resume the *session* of the page before it, with that one's
- * secret: its connection is replaced without a probe, and channels see no leave and join. The secret lies
+ * secret: its connection is replaced without a probe, and a channel sees no leave and join if the new page
+ * subscribes to it before it opens its client. The secret lies
  * in `sessionStorage` only between two pages: it is written when a page goes and consumed when the next
  * one reads it. "Duplicate tab" copies that storage, so a session belongs to the page that holds a Web
  * Lock of its name; who does not get the lock, or has no Web Locks, begins a new session, and the server

@@ -77,7 +77,7 @@ export class Subscription implements AsyncIterableIterator<Entry | ChannelGap> {
 
   private _start(): void {
     const client = this._client;
-    client._checkOpen();
+    client._checkOpen(true);
     if (client._subscriptions.has(this.channel)) throw new Busy("subscribed already");
     this._want(this._queued);
     this._started = true;

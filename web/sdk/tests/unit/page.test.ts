@@ -92,6 +92,20 @@ test("a reloaded page resumes the session as a new process, and its full sets re
   expect(browser.held.size).toBe(0);
 });
 
+test("what a page subscribes to before it opens its client goes with the hello", async () => {
+  const server = new FakeServer();
+  const page = client(server);
+  const early = page.channel("doc").subscribe();
+  await turns();
+  expect(server.hellos).toEqual([]); // it does not even begin by itself
+  await after(page.open());
+  await turns();
+  expect(server.hellos[0]).toMatchObject({ subscriptions: [{ channel: "doc" }] });
+  await after(page.close());
+  await expect(early).rejects.toThrow("closed");
+  await expect(page.channel("doc").subscribe()).rejects.toThrow("closed");
+});
+
 test("a copied tab does not resume what the original lives on", async () => {
   const server = new FakeServer();
   const before = await opened(server);
@@ -177,6 +191,23 @@ test("a network that is back is used at once", async () => {
     browser.fire("online");
     await until(() => alice.state === "online");
     expect(now() - began).toBeLessThan(0.1);
+  });
+});
+
+test("a page whose connection has ended in its sleep comes back at once", async () => {
+  const server = new FakeServer();
+  await online(server, async () => {
+    for (const [slept, atOnce] of [
+      [0.1, true],
+      [2, false], // long after it woke up, a loss is a loss
+    ] as const) {
+      browser.fire("pageshow");
+      await sleep(slept);
+      const [began, dialled] = [now(), server.dialled];
+      server.line.end(); // the browser tells it after the waking
+      await until(() => server.dialled > dialled);
+      expect(now() - began < 0.01).toBe(atOnce);
+    }
   });
 });
 

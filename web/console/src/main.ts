@@ -1,0 +1,4 @@
+import "duolink-style/style.css";
+import { themeButton } from "duolink-style/theme";
+
+themeButton(document.querySelector("#theme") as HTMLButtonElement);
