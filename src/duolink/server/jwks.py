@@ -204,8 +204,9 @@ def fetch_jwks(url: str, timeout: float = TIMEOUT) -> Fetched:
         with error:
             raise FetchFailed(f"{url} answers {error.code}") from None
     except (OSError, HTTPException) as error:
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise FetchFailed(f"{url} cannot be fetched: {str(reason) or type(error).__name__}") from None
+        reason = getattr(error, "reason", error)
+        text = getattr(reason, "strerror", None) or str(reason) or type(error).__name__
+        raise FetchFailed(f"{url} cannot be fetched: {text}") from None
     except ValueError as error:
         raise FetchFailed(f"{url}: the answer {error}") from None
 
