@@ -255,6 +255,7 @@ def test_keys_that_cannot_be_fetched_are_a_usage_error(
     assert f"auth.jwks_url: {url} cannot be fetched: Connection refused" in result.stderr
 
 
+@pytest.mark.usefixtures("unchanged")
 def test_a_port_that_is_taken_is_a_usage_error(directory: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = serve("--port", str(taken.getsockname()[1]))
