@@ -20,12 +20,14 @@ def signed(**claims: Any) -> str:
     return sign({"sub": "olga", **claims}, SECRET, "HS256", 60, time.time())
 
 
-def test_this_machine_needs_no_token_and_a_stranger_does() -> None:
+def test_everybody_needs_a_token() -> None:
+    """This machine too: a proxy here that sets no forwarding headers would let in all the world."""
+
     async def main() -> None:
         async with operating(CLOSED) as operator:
-            assert (await operator.call("GET", "/api/stats", client=LOCAL)).status == 200
-            assert (await operator.call("GET", "/api/stats", client=LOCAL, host="localhost:1")).status == 200
             for how in (
+                {"client": LOCAL},
+                {"client": LOCAL, "host": "localhost:1"},
                 {"client": STRANGER},
                 {"client": None},
                 {"client": LOCAL, "x_forwarded_for": "127.0.0.1"},

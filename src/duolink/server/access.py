@@ -1,8 +1,9 @@
-"""Who may ask over HTTP: this machine, the bearer of a token; and never a stranger's page.
+"""Who may ask over HTTP: the bearer of a token, to a server in development this machine; and never a
+stranger's page.
 
-A request from this machine needs no token. A proxy on this machine looks like loopback too; its forwarding
-headers give the stranger behind it away. So does a browser here that runs a stranger's page, whose name was
-rebound to 127.0.0.1: by its Host.
+Metrics are open to this machine always. A proxy on this machine looks like loopback too; its forwarding
+headers give the stranger behind it away, if it sets them. So does a browser here that runs a stranger's page,
+whose name was rebound to 127.0.0.1: by its Host.
 """
 
 import asyncio
@@ -65,7 +66,9 @@ class Access:
     async def check(self, request: HTTPConnection, method: str) -> None:
         """Return if the request may be answered. Raises `HTTPException` 401 or 403."""
         self.check_site(request, method)
-        if is_here(self._config, request):
+        # Not for loopback alone: a proxy that sets no forwarding headers, as many do unless they are told to,
+        # would make operators of all the world.
+        if self._config.development and is_here(self._config, request):
             return
         token, configured = bearer(request), self._config.http.operator_token
         if not token:

@@ -345,8 +345,8 @@ class Http(Section, frozen=True, kw_only=True):
         Annotated[
             str,
             about(
-                "Bearer token that opens `/api` from anywhere, beside tokens of `[auth]` with the claim "
-                "`operator: true`. Loopback, and development, need none.",
+                "Bearer token that opens `/api`, beside tokens of `[auth]` with the claim `operator: true`. "
+                "Only development needs none.",
                 min_length=32,
             ),
         ]

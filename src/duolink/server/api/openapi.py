@@ -19,10 +19,9 @@ DESCRIPTION: Final = (
     "durations milliseconds unless a name ends in `_s`. Errors are problem documents (RFC 9457). Lists come "
     "in pages: give the `next` of one as `after` for the following one; `null` is the end, and a page may be "
     "shorter than its `limit`. Names in paths are percent-encoded, `/` as `%2F`.\n\n"
-    "A request from the server's own machine needs no token, nor does any to a server in development. From "
-    "elsewhere it is `http.operator_token` of the settings, or a token of `[auth]` with the claim "
-    "`operator: true`. Tokens are never taken from the URL. Pages of other origins are refused, unless "
-    "`listen.origins` names them."
+    "A server in development needs no token. Otherwise it is `http.operator_token` of the settings, or a "
+    "token of `[auth]` with the claim `operator: true`. Tokens are never taken from the URL. Pages of other "
+    "origins are refused, unless `listen.origins` names them."
 )
 
 TAGS: Final = {
