@@ -349,7 +349,9 @@ class Greeter:
             node.channels.detached(session, older)
             older.fence(CloseCode.REPLACED_CONNECTION, "a newer connection of this session")
             node.session_lost(session, CloseCode.REPLACED_CONNECTION)
-        session.run = run
+        if run != session.run:
+            session.run = run
+            node.links.renumbered(session)
         session.identity = greeting.identity
         self._welcome(greeting, session, resumed=True)
 

@@ -426,6 +426,12 @@ class Links:
         self._watchers.announce(party)
         self.drained(party)
 
+    def renumbered(self, session: Session) -> None:
+        """Another process resumes the session (a page that was reloaded) and has numbers of its own: what
+        receivers had finished with of the one before says nothing of them."""
+        for flow in session.flows.values():
+            flow.cursors.clear()
+
     def detached(self, session: Session) -> None:
         """The session has lost its connection."""
         party = session.party
