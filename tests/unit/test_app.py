@@ -390,10 +390,12 @@ def test_tls(tmp_path: Path) -> None:
             for scheme, answer in (("https", b"202"), ("http", b"403")):  # a page of the server's own
                 reader, writer = await asyncio.open_connection("localhost", app.port, ssl=trusting)
                 body = b'{"to":"bob","data":1}'
+                bearer = token(sub="olga", operator=True).encode()
                 writer.write(
                     b"POST /api/messages HTTP/1.1\r\nHost: localhost:%d\r\nOrigin: %s://localhost:%d\r\n"
+                    b"Authorization: Bearer %s\r\n"
                     b"Content-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s"
-                    % (app.port, scheme.encode(), app.port, len(body), body)
+                    % (app.port, scheme.encode(), app.port, bearer, len(body), body)
                 )
                 assert (await reader.readline()).split()[1] == answer
                 writer.close()
