@@ -26,14 +26,14 @@ demo: $(stamp) ## Play a conversation with a cut and a restart, and explain it
 	@exec $(bin)/duolink demo
 
 test: $(stamp) ## Run the tests, with coverage and its thresholds
-	$(bin)/pytest -n 3 --dist worksteal --cov --cov-report= --ignore=tests/simulation --ignore=tests/browser
+	$(bin)/pytest -n 3 --dist worksteal --cov --cov-report= --ignore=tests/simulation --ignore=tests/browser --ignore=tests/parity
 	@echo "Seeded worlds (measured for nothing but their promises: tracing would make them five times slower):"
 	$(bin)/pytest -n 2 --dist worksteal tests/simulation
 	@echo "What runs in browsers, by itself and in Chromium (make browsers: Firefox, and all that takes long):"
 	@scripts/browsers chromium
 	@scripts/pages
 	@scripts/web npm test
-	$(bin)/pytest -n 2 --dist worksteal tests/browser
+	$(bin)/pytest -n 2 --dist worksteal tests/browser tests/parity
 	@echo "Coverage of the protocol core (must be 100 %):"
 	@$(bin)/coverage report --include='src/duolink/protocol/*' --fail-under=100
 	@echo "Coverage of everything else (must be 90 %):"
@@ -57,6 +57,7 @@ browsers: $(stamp) ## Run everything that needs a browser, in Chromium and Firef
 	@scripts/browsers
 	@scripts/pages
 	$(bin)/pytest tests/browser -m "browsers or not browsers"
+	$(bin)/pytest -n 2 --dist worksteal tests/parity -m "browsers or not browsers"
 
 torture: $(stamp) ## Run the long tests: kills, cuts, many seeds (ROUNDS=50)
 	ROUNDS=$(ROUNDS) $(bin)/pytest -m torture --timeout=7200 --hypothesis-profile=default

@@ -128,9 +128,29 @@ def test_more_than_fits_at_hand_is_read(world, monkeypatch: pytest.MonkeyPatch):
     held, mailbox.held = mailbox.held, None
     for seq in range(2, 8):
         alice.say(seq, store=True)
+    reads = mailbox.calls.count("read")
     for answer in held:
         answer()
     assert seqs(bob) == [1, 2, 3, 4, 5, 6, 7]
+    assert mailbox.calls.count("read") == reads + 1
+
+
+def test_a_copy_that_was_handed_over_hides_nothing_of_what_is_sent_again(world):
+    """Bob misses 1 and 2, which are being read, when 3 is stored that has gone to him before."""
+    mailbox = flaky(world)
+    bob, alice = world.client("bob"), world.client("alice")
+    for seq in (1, 2, 3):
+        alice.say(seq)
+    alice.say(1, store=True)
+    alice.say(2, store=True)
+    bob.take()
+    mailbox.held = []
+    acknowledge(bob, 0, run=alice.welcome.run, want=True)
+    held, mailbox.held = mailbox.held, None
+    alice.say(3, store=True)
+    for answer in held:
+        answer()
+    assert seqs(bob) == [1, 2, 3]
 
 
 def test_a_page_of_what_was_finished_with_meanwhile_ends_the_backlog(world):

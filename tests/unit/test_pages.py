@@ -164,5 +164,5 @@ def test_only_what_the_builds_have_put_there_is_read(tmp_path):
 
 def test_settings_show_no_secret():
     assert repr(Http(metrics_token="0123456789abcdef", playground=True)) == (
-        "Http(metrics_token='…', playground=True, console=True)"
+        "Http(metrics_token='…', operator_token=None, playground=True, console=True)"
     )

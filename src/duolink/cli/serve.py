@@ -93,7 +93,7 @@ def serve(
     log.configure(found.log.level, found.log.format)
     try:
         server.run(app, started=announce)
-    except DatabaseError as error:
+    except (ConfigError, DatabaseError) as error:
         raise Failed(str(error), EXIT_USAGE) from None
     except OSError as error:
         raise Failed(explain(found, error), EXIT_USAGE) from None

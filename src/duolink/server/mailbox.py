@@ -151,6 +151,8 @@ class Mailboxes:
             self._tell_later()
         elif result.verdict is Verdict.FULL:
             loss = Row(row.seq, row.last, reason=LossReason.MAILBOX_FULL)
+            detail = f"a message from {session.client_id} is lost"
+            self.node.happenings.add("mailbox_full", stream.receiver, detail=detail)
             for delivery in self._deliveries(stream.receiver):
                 delivery.kept(stream, loss, delivery.connection is handed_to)
             if connection.session is session:

@@ -1,15 +1,11 @@
-/** The names of properties that must stay as they are, in a module whose others are shortened. */
+/** The names of properties in a module that shortens them: which must stay, and what the others become. */
 
 import ts from "typescript";
 
 /** Return the names that somebody else knows: those of the wire, those an application can reach from what
  * the package exports, those of the platform, and those that also stand somewhere as a text. */
 export function knownNames(entry, wire) {
-  const { config } = ts.readConfigFile("tsconfig.json", ts.sys.readFile);
-  const { options } = ts.parseJsonConfigFileContent(config, ts.sys, ".");
-  const program = ts.createProgram([entry, wire], options);
-  const checker = program.getTypeChecker();
-  const sources = program.getSourceFiles().filter((file) => /[/\\]src[/\\]/.test(file.fileName));
+  const { program, checker, sources } = compiled(entry, wire);
   const names = new Set(["constructor"]);
   const seen = new Set();
 
@@ -101,4 +97,57 @@ export function knownNames(entry, wire) {
     for (const statement of file.statements) if (!ts.isImportDeclaration(statement)) read(statement);
   }
   return [...names].filter((name) => /^[a-zA-Z]\w*$/.test(name)).sort();
+}
+
+function compiled(...entries) {
+  const { config } = ts.readConfigFile("tsconfig.json", ts.sys.readFile);
+  const { options } = ts.parseJsonConfigFileContent(config, ts.sys, ".");
+  const program = ts.createProgram(entries, options);
+  const sources = program.getSourceFiles().filter((file) => /[/\\]src[/\\]/.test(file.fileName));
+  return { program, checker: program.getTypeChecker(), sources };
+}
+
+/** In the order of how often they stand in a minified module: what stands there already packs better. */
+const LETTERS = "tesihnralocudfbpwgmyvkMxqSATIzONCRJLFPBDUWGKHXVQYZj_$";
+
+/** Return a letter for every other name. Two names share one if no type has both: what has the one never has
+ * the other. A name that may be absent shares with nobody, since what lacks it may have anything else. */
+export function shortNames(entry, known) {
+  const { checker, sources } = compiled(entry);
+  const kept = new Set(known);
+  const together = new Map(); // name → the names it stands beside in some type
+  const alone = new Set();
+  const count = new Map();
+  const mine = (name) => /^\w+$/.test(name) && !kept.has(name);
+
+  function met(type) {
+    const properties = type.getProperties().filter((property) => mine(property.getName()));
+    const names = properties.map((property) => property.getName());
+    for (const property of properties) {
+      const name = property.getName();
+      if (property.flags & ts.SymbolFlags.Optional) alone.add(name);
+      together.set(name, new Set([...(together.get(name) ?? []), ...names]));
+    }
+  }
+
+  function visit(node) {
+    const declares = ts.isClassDeclaration(node) || ts.isInterfaceDeclaration(node);
+    if (declares || ts.isTypeNode(node) || ts.isObjectLiteralExpression(node)) {
+      met(checker.getTypeAtLocation(node));
+    }
+    if (ts.isClassDeclaration(node)) met(checker.getTypeOfSymbol(node.symbol)); // its static side
+    if (ts.isIdentifier(node)) count.set(node.text, (count.get(node.text) ?? 0) + 1);
+    ts.forEachChild(node, visit);
+  }
+  for (const file of sources) visit(file);
+
+  const short = {};
+  for (const name of [...together.keys()].sort((a, b) => count.get(b) - count.get(a))) {
+    const taken = new Set([...together.get(name)].map((each) => short[each]));
+    const letter = [...LETTERS].find((each) => !taken.has(each) && !kept.has(each));
+    if (alone.has(name)) short[name] = `$${alone.size}`;
+    else if (letter) short[name] = letter;
+    alone.delete(name);
+  }
+  return short;
 }
