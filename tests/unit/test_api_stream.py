@@ -196,6 +196,20 @@ def test_streams_end_when_the_server_drains_or_stops() -> None:
     run(main())
 
 
+def test_the_last_a_reader_hears_is_that_the_server_drains() -> None:
+    async def main() -> None:
+        async with operating() as operator:
+            reader = Reader(operator, "/api/events?interval=60000")
+            await reader.next("stats")
+            operator.app._service.close()  # as `App.stop` does: first this, then the drain
+            operator.app.node.drain(0)
+            await reader.task
+            assert (await reader.next("happened"))[1]["kind"] == "draining"
+            assert (await reader.next("server"))[1]["draining"]
+
+    run(main())
+
+
 def test_a_stream_over_a_socket_ends_in_order_when_the_server_stops() -> None:
     async def main() -> None:
         async with operating() as operator:

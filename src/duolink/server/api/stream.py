@@ -145,6 +145,8 @@ class _Stream(Response):
                 spoken = loop.time()
             else:
                 await self._sleep(min(due, spoken + KEEP_ALIVE) - now)
+        if not self._gone:  # that the server goes is the last thing its readers hear
+            await send(_part(streams.happened(self._last)[1] + streams.opening()))
 
     async def _sleep(self, seconds: float) -> None:
         try:
