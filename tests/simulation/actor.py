@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Process:
-    """One life of a client program. `page`: what the one before was welcomed with, which this one follows as a
+    """One life of a client program. `page`: the welcome of the one before, which this one follows as a
     page that was reloaded: it resumes the session, with a run of its own."""
 
     def __init__(self, world: "World", client: str, life: int, page: Welcome | None = None) -> None:

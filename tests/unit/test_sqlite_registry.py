@@ -131,6 +131,27 @@ def test_while_nothing_can_be_written_numbers_still_increase_and_are_written_lat
     assert present(world, 900, "new") == RunVerdict(False, 901)
 
 
+def test_what_is_issued_from_memory_behind_the_recovery_is_written_too(monkeypatch):
+    """The client is looked up while the disk gets well: what is issued then is no part of what the recovery
+    writes down."""
+    world = World()
+    port: Any = world.engines.registry
+    held: list[Any] = []
+    runs: list[Any] = []
+    monkeypatch.setattr(port._reader, "read", lambda read, done: held.append(done))
+    world.disk.full = True
+    port.issue_run("alice", "alice", 5000, runs.append)
+    world.turn()
+    world.disk.full = False
+    world.turn()
+    assert world.news == ["the disk is full", "recovered"] and not runs
+    held.pop()(registry.Client())
+    world.turn()
+    assert runs == [5000] and not port._unsaved
+    world.restart(cut=True)
+    assert issue(world, at_least=10) == 5001
+
+
 def test_if_nothing_can_be_read_either_the_wall_clock_counts():
     world = World()
     world.disk.full = world.disk.unreadable = True

@@ -182,8 +182,11 @@ class SqliteRegistry:
     def recovered(self) -> None:
         """The database can be written again: write down what was issued meanwhile."""
         for client_id, client in list(self._unsaved.items()):
-            change = Change(client_id, client.user, client.run, False, client.generation)
-            self._writer.submit(self._clients, change, partial(self._saved, client_id))
+            self._write_down(client_id, client)
+
+    def _write_down(self, client_id: str, client: Client) -> None:
+        change = Change(client_id, client.user, client.run, False, client.generation)
+        self._writer.submit(self._clients, change, partial(self._saved, client_id))
 
     def _saved(self, client_id: str, client: Client | Failure) -> None:
         if not isinstance(client, Failure):
@@ -230,6 +233,8 @@ class SqliteRegistry:
             self._unsaved.move_to_end(client_id)
             if len(self._unsaved) > MAX_UNSAVED:
                 self._unsaved.popitem(last=False)
+            if not self._writer.problem:  # it has recovered while this was looked up
+                self._write_down(client_id, client)
             done(client)
 
         if client_id in self._known or client_id in self._unsaved:
