@@ -7,8 +7,9 @@ So one run of a program gives every cut of it.
 What is not synced is forgotten, or, torn, a random part of it survives: sectors of 512 bytes, whatever their
 order, of a sector any version since the last sync; and file sizes and directory entries, each by itself.
 SQLite is told what it is told of Linux's file systems (`os_unix.c`): sectors of 4096 bytes whose neighbours
-survive (`SQLITE_IOCAP_POWERSAFE_OVERWRITE`), and that the first sync of a log or journal by who opened it also
-syncs its directory, whether it was there before or not; the database file's own entry does not profit from its syncs.
+survive (`SQLITE_IOCAP_POWERSAFE_OVERWRITE`), and that the first sync of a log or journal by whoever opened
+it also syncs its directory, whether it was there before or not; the database file's own entry does not profit
+from its syncs.
 
 A `Fault` makes one call of the VFS fail, or every one of its kind from there on.
 """
