@@ -12,7 +12,7 @@ SDK = ROOT / "web/sdk/dist"
 PAGES = Path(__file__).parent / "pages"
 
 POLICY = (
-    "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; "
+    "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self' ws://127.0.0.1:*"
 )
 
