@@ -204,14 +204,7 @@ export function depth(text: string): number {
 }
 
 function deeper(text: string, bound: number): boolean {
-  if (text.length <= bound) return false;
-  let brackets = 0;
-  for (const bracket of "{[") {
-    for (let at = text.indexOf(bracket); at >= 0; at = text.indexOf(bracket, at + 1)) {
-      if (++brackets > bound) return depth(text) > bound;
-    }
-  }
-  return false;
+  return text.length > bound && depth(text) > bound;
 }
 
 /** Return the text; of what is not UTF-8 an empty one, which is no message. */
