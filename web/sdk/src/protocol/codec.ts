@@ -161,7 +161,9 @@ export function encodeJson(value: unknown): Raw {
   try {
     text = JSON.stringify(value);
   } catch (error) {
-    throw new DataError(error instanceof RangeError ? TOO_DEEP : String((error as Error)?.message ?? error));
+    throw new DataError(
+      error instanceof RangeError ? TOO_DEEP : String((error as Error | null)?.message ?? error),
+    );
   }
   if (text === undefined) throw new DataError(`${typeof value} is no JSON`);
   if (deeper(text, MAX_DEPTH)) throw new DataError(TOO_DEEP);
@@ -183,7 +185,7 @@ export function utf8Length(text: string): number {
 }
 
 function longer(text: string, bytes: number): boolean {
-  return text.length > bytes || (text.length * 3 > bytes && utf8Length(text) > bytes);
+  return text.length * 3 > bytes && utf8Length(text) > bytes;
 }
 
 /** How deep the brackets of a JSON text nest; those in strings do not count. */
@@ -240,15 +242,12 @@ export function isUser(name: string): boolean {
 
 /** Compare two ids as UTF-8 bytes, that is by code points (which UTF-16 does not). */
 export function compareIds(a: string, b: string): number {
-  const length = Math.min(a.length, b.length);
-  for (let index = 0; index < length; index++) {
-    const difference = rank(a.charCodeAt(index)) - rank(b.charCodeAt(index));
-    if (difference) return difference;
-  }
-  return a.length - b.length;
+  const [one, other] = [[...a], [...b]];
+  const at = one.findIndex((character, index) => character !== other[index]);
+  return at < 0 ? one.length - other.length : rank(one[at]) - rank(other[at]);
 }
 
-/** Surrogates stand for characters behind all that one unit can say. */
-function rank(unit: number): number {
-  return unit >= 0xd800 && unit < 0xe000 ? unit + 0x10000 : unit;
+/** Of a character; none comes before all. */
+function rank(character = ""): number {
+  return character.codePointAt(0) ?? -1;
 }

@@ -350,22 +350,16 @@ export function isCarrier(message: Message): message is Carrier {
 
 // --- making, reading, writing ---------------------------------------------------------------------
 
-const DEFAULTS = Object.fromEntries(
-  Object.entries(FIELDS).map(([type, fields]) => [
-    type,
-    Object.fromEntries([
-      ["type", type],
-      ...Object.entries(fields as Fields).map(([name, field]) => [
-        name,
-        "initial" in field ? field.initial : undefined,
-      ]),
-    ]),
-  ]),
-);
+const DEFAULTS: Record<string, Record<string, unknown>> = {};
+for (const type in FIELDS) {
+  const fields: Fields = FIELDS[type as Type];
+  DEFAULTS[type] = { type };
+  for (const name in fields) DEFAULTS[type][name] = (fields[name] as Partial<Optional<unknown>>).initial;
+}
 
 /** Make a message: what is not given has its default. */
 export function make<T extends Type>(type: T, given: Given<Table[T]>): MessageOf<T> {
-  return { ...DEFAULTS[type], ...given } as MessageOf<T>;
+  return { ...DEFAULTS[type], ...given } as unknown as MessageOf<T>;
 }
 
 /** Make a message of what a line says. Throws `Invalid`; unknown fields are ignored. */
@@ -395,13 +389,12 @@ function writeFields(fields: Fields, object: object, without = ""): Record<strin
   for (const name in fields) {
     const field = fields[name] as Field & { write?: (value: unknown) => unknown };
     const value = (object as Record<string, unknown>)[name];
-    if (name === without) continue;
-    if ("initial" in field && (value === field.initial || isEmpty(field.initial, value))) continue;
+    if (name === without || ("initial" in field && isInitial(field.initial, value))) continue;
     result[name] = field.write ? field.write(value) : value;
   }
   return result;
 }
 
-function isEmpty(initial: unknown, value: unknown): boolean {
-  return Array.isArray(initial) && (value as unknown[]).length === 0;
+function isInitial(initial: unknown, value: unknown): boolean {
+  return value === initial || (Array.isArray(initial) && !(value as unknown[]).length);
 }
