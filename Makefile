@@ -5,7 +5,6 @@ ROUNDS ?= 50
 MINUTES ?= 60
 bin := .venv/bin
 stamp := .venv/.installed
-web := $(patsubst web/%/tsconfig.json,--workspace=%,$(wildcard web/*/tsconfig.json))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run demo test check bench browsers torture soak fuzz web format clean
@@ -19,21 +18,22 @@ $(stamp): pyproject.toml requirements-dev.lock scripts/setup
 	@scripts/setup
 	@touch $@
 
-run: $(stamp) ## Serve in the foreground (PORT=8080)
+run: $(stamp) ## Serve in the foreground (PORT=8080), with the playground: open the address it prints
+	@scripts/pages || echo "run: serving without the pages; everything else works"
 	@exec $(bin)/duolink serve --port $(PORT)
 
 demo: $(stamp) ## Play a conversation with a cut and a restart, and explain it
 	@exec $(bin)/duolink demo
 
 test: $(stamp) ## Run the tests, with coverage and its thresholds
-	$(bin)/pytest -n 3 --dist worksteal --cov --cov-report= --ignore=tests/simulation --ignore=tests/browser
+	$(bin)/pytest -n 3 --dist worksteal --cov --cov-report= --ignore=tests/simulation --ignore=tests/browser --ignore=tests/parity
 	@echo "Seeded worlds (measured for nothing but their promises: tracing would make them five times slower):"
 	$(bin)/pytest -n 2 --dist worksteal tests/simulation
 	@echo "What runs in browsers, by itself and in Chromium (make browsers: Firefox, and all that takes long):"
 	@scripts/browsers chromium
-	@scripts/web npm run build $(web)
-	@scripts/web npm test $(web)
-	$(bin)/pytest -n 2 --dist worksteal tests/browser
+	@scripts/pages
+	@scripts/web npm test
+	$(bin)/pytest -n 2 --dist worksteal tests/browser tests/parity
 	@echo "Coverage of the protocol core (must be 100 %):"
 	@$(bin)/coverage report --include='src/duolink/protocol/*' --fail-under=100
 	@echo "Coverage of everything else (must be 90 %):"
@@ -45,18 +45,19 @@ check: $(stamp) ## Check format, style, types, import rules and file sizes
 	$(bin)/mypy
 	$(bin)/lint-imports
 	$(bin)/python scripts/check_sizes.py
-	@scripts/web npm run check $(web)
+	@scripts/web npm run check
 
 bench: $(stamp) ## Measure speed and memory, and print the table
 	@exec $(bin)/python -m benchmarks
 
-web: $(stamp) ## Build what runs in browsers (Node 20 or newer; one is installed where there is none)
-	@scripts/web npm run build $(web)
+web: $(stamp) ## Build the pages and the SDK for them (what Node.js it needs is installed, if there is none)
+	@scripts/pages
 
 browsers: $(stamp) ## Run everything that needs a browser, in Chromium and Firefox
 	@scripts/browsers
-	@scripts/web npm run build $(web)
+	@scripts/pages
 	$(bin)/pytest tests/browser -m "browsers or not browsers"
+	$(bin)/pytest -n 2 --dist worksteal tests/parity -m "browsers or not browsers"
 
 torture: $(stamp) ## Run the long tests: kills, cuts, many seeds (ROUNDS=50)
 	ROUNDS=$(ROUNDS) $(bin)/pytest -m torture --timeout=7200 --hypothesis-profile=default
@@ -73,5 +74,5 @@ format: $(stamp) ## Format the code and fix what can be fixed
 
 clean: ## Delete .venv and everything that was generated
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov dist build
-	rm -rf web/node_modules web/*/node_modules web/*/dist
+	rm -rf web/node_modules web/*/node_modules web/*/dist examples/react/node_modules examples/react/dist src/duolink/server/pages
 	find src tests benchmarks examples scripts -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -113,6 +113,14 @@ HISTORIES: list[tuple[str, str, list[Step]]] = [
         ],
     ),
     (
+        "losses that can be told apart no more are certain for nobody",
+        "The word of the only process that may have the bodies: 1 and 2 are lost or delivered, 3 is lost for certain.",
+        [
+            up(0), here(0), send(0, "1"), send(0, "2"), send(0, "3"),
+            ack(0.1, 3, lost=[[1, 2, "unclear"], [3, 3, "replaced"]], by=PEER_RUN),
+        ],
+    ),
+    (
         "[1] an expired number that had arrived stays delivered",
         "The skip comes too late: the ack lists nothing as lost.",
         [up(0), send(0, "1", expires_in=1), *tick(1), ack(1.1, 1)],

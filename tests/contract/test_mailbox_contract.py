@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from duolink.engines import box, mailroom
-from duolink.engines.base import Box, MailboxLimits, Row, Standing, StoreResult, Stream, Verdict
-from duolink.engines.box import MAX_LOST
+from duolink.engines.base import Box, Holding, MailboxLimits, Row, Standing, StoreResult, Stream, Verdict
+from duolink.protocol import limits
 from duolink.protocol.messages import LostRange
 
 BOB = Stream("bob", "alice", "messages", 1)
@@ -78,7 +78,7 @@ def pass_time(bench, seconds: float) -> None:
 def test_what_was_stored_is_read_back_as_it_was_in_order(bench):
     store(bench, 1, body=b'{"type":"message"}')
     store(bench, 2, body=b"\x00\xff\n", binary=True)
-    rows = [row._replace(expires=0) for row in read(bench)]
+    rows = [row._replace(expires=0, time=0) for row in read(bench)]
     assert rows == [Row(1, 1, b'{"type":"message"}'), Row(2, 2, b"\x00\xff\n", binary=True)]
 
 
@@ -264,7 +264,8 @@ def test_the_number_of_remembered_losses_is_bounded(bench):
         first = part * 1600
         ack(bench, first + 1600, lost=[(n, n, "expired") for n in range(first + 2, first + 1600, 2)])
     lost = standing(bench).lost
-    assert len(lost) == MAX_LOST and lost[-1] == LostRange(4798, 4798, "expired")
+    assert len(lost) == limits.MAX_LOST and lost[-1] == LostRange(4798, 4798, "expired")
+    assert lost[0] == LostRange(2, lost[1].first - 2, "unclear"), "not called delivered"
 
 
 # --- taking --------------------------------------------------------------------------------------
@@ -590,6 +591,14 @@ def test_a_newer_message_replaces_an_older_with_its_key(bench):
     assert bench.engines.mailbox.totals() == (3, 3)
 
 
+def test_what_had_expired_before_it_was_replaced_is_expired(bench):
+    """It is not swept yet; but its sender was told a time, and that was over first."""
+    store(bench, 1, collapse="place", expires=bench.clock.wall_ms() + 1000)
+    bench.clock.seconds += 2
+    store(bench, 2, collapse="place")
+    assert seen(bench) == [(1, 1, "expired"), (2, 2, "")]
+
+
 def test_a_key_replaces_across_runs_but_not_lanes_senders_or_receivers(bench):
     others = [BOB._replace(lane="bulk"), BOB._replace(sender="carol"), BOB._replace(receiver="dave")]
     for stream in (BOB, *others):
@@ -784,3 +793,147 @@ def test_what_was_forgotten_is_not_counted_by_the_next_process(bench):
     outlives(bench, limits)
     assert bench.engines.mailbox.totals() == (0, 0)
     assert store(bench, 1, stream=BOB._replace(receiver="dave")).verdict is KEPT
+
+
+# --- listings --------------------------------------------------------------------------------
+
+
+def listing(bench, after: str = "", limit: int = 100) -> list[Holding]:
+    return list(bench.ask(bench.engines.mailbox.listing, after, limit))
+
+
+def deepest(bench, limit: int = 100) -> list[Holding]:
+    return list(bench.ask(bench.engines.mailbox.deepest, limit))
+
+
+def holdings(bench, *receivers: str) -> dict[str, Holding]:
+    found = bench.ask(bench.engines.mailbox.holdings, receivers)
+    return {holding.receiver: holding for holding in found}
+
+
+def to(receiver: str, sender: str = "alice", run: int = 1) -> Stream:
+    return Stream(receiver, sender, "messages", run)
+
+
+def test_nobody_holds_anything_at_first(bench):
+    assert listing(bench) == [] and deepest(bench) == [] and holdings(bench, "bob") == {}
+    assert bench.engines.mailbox.receivers() == 0
+
+
+def test_mailboxes_are_listed_by_name_page_by_page(bench):
+    names = ["zoe", "bob", "über", "Bob", "b/ob", "é", "日本", "bo b"]
+    for name in names:
+        store(bench, 1, stream=to(name))
+    assert [each.receiver for each in listing(bench)] == sorted(names)
+    assert [each.receiver for each in listing(bench, "Bob", 3)] == ["b/ob", "bo b", "bob"]
+    assert [each.receiver for each in listing(bench, "zz")] == ["é", "über", "日本"]
+    assert listing(bench, "日本") == []
+    assert bench.engines.mailbox.receivers() == len(names)
+
+
+def test_the_deepest_mailboxes_come_first_and_equals_by_name(bench):
+    for name, count in (("bob", 2), ("carol", 3), ("anna", 2), ("dave", 1)):
+        fill(bench, count, to(name))
+    assert [(each.receiver, each.messages) for each in deepest(bench)] == [
+        ("carol", 3), ("anna", 2), ("bob", 2), ("dave", 1),
+    ]  # fmt: skip
+    assert [each.receiver for each in deepest(bench, 2)] == ["carol", "anna"]
+    fill(bench, 5, to("dave", "eve"))
+    assert [each.receiver for each in deepest(bench, 2)] == ["dave", "carol"]
+    ack(bench, 5, "dave", to("dave", "eve"))
+    assert [each.receiver for each in deepest(bench, 2)] == ["carol", "anna"]
+
+
+def test_a_holding_counts_messages_bytes_and_senders(bench):
+    store(bench, 1, body=b"abc")
+    store(bench, 2, body=b"d")
+    skip(bench, 3, 9)  # a loss is no message
+    store(bench, 1, body=b"ef", stream=to("bob", run=2))
+    store(bench, 1, body=b"gh", stream=to("bob", "eve"))
+    skip(bench, 1, 5, stream=to("bob", "carol"))
+    assert listing(bench)[0][:4] == ("bob", 4, 8, 2)
+    ack(bench, 1)
+    assert listing(bench)[0][:4] == ("bob", 3, 5, 2)
+    ack(bench, 9)
+    ack(bench, 1, stream=to("bob", "eve"))
+    assert listing(bench)[0][:4] == ("bob", 1, 2, 1)
+    ack(bench, 1, stream=to("bob", run=2))
+    assert listing(bench) == [] and deepest(bench) == []
+    assert bench.engines.mailbox.receivers() == 1  # carol's loss is there
+
+
+def test_the_oldest_is_the_time_of_the_oldest_message_that_waits(bench):
+    skip(bench, 1, 1)
+    first = bench.clock.wall_ms()
+    store(bench, 2)
+    bench.clock.seconds += 10
+    second = bench.clock.wall_ms()
+    store(bench, 3)
+    store(bench, 1, stream=to("bob", "eve"))
+    assert listing(bench)[0].oldest == first
+    ack(bench, 2)
+    assert listing(bench)[0].oldest == second
+    bench.begin(MailboxLimits())
+    if bench.engines.durable:
+        assert listing(bench)[0].oldest == second
+        assert listing(bench)[0][:4] == ("bob", 2, 2, 2)
+
+
+def test_holdings_of_some_receivers_leave_out_those_without_messages(bench):
+    register(bench, "phone", "laptop", user="bob")
+    store(bench, 1, stream=to("@bob"))
+    store(bench, 1, stream=to("bob", "eve"))
+    skip(bench, 1, 2, stream=to("carol"))
+    found = holdings(bench, "@bob", "carol", "nobody", "bob")
+    assert sorted(found) == ["@bob", "bob"]
+    assert found["@bob"].messages == 1 and found["@bob"].senders == 1
+
+
+def test_what_expires_is_forgotten_or_replaced_is_not_listed(bench):
+    now = bench.clock.wall_ms()
+    store(bench, 1, expires=now + 1000)
+    store(bench, 2, collapse="where")
+    store(bench, 3, collapse="where")
+    assert listing(bench)[0].messages == 2
+    pass_time(bench, 60)
+    assert listing(bench)[0].messages == 1
+    bench.begin(MailboxLimits(forget_after=1000))
+    if not bench.engines.durable:
+        return
+    assert listing(bench)[0].messages == 1
+    pass_time(bench, 2000)
+    assert listing(bench) == [] and bench.engines.mailbox.receivers() == 0
+
+
+def test_a_forgotten_mailbox_takes_no_place_in_a_listing(bench):
+    bench.begin(MailboxLimits(forget_after=1000))
+    store(bench, 1, stream=to("a"))
+    assert [each.receiver for each in listing(bench)] == [each.receiver for each in deepest(bench)] == ["a"]
+    pass_time(bench, 2000)
+    store(bench, 1, stream=to("b"))
+    assert [each.receiver for each in listing(bench, limit=1)] == ["b"]
+    assert [each.receiver for each in deepest(bench, limit=1)] == ["b"]
+
+
+def test_listings_agree_with_the_mailboxes_whatever_happens(bench):
+    choose = random.Random(7)
+    names = [f"c{number}" for number in range(12)]
+    tops: dict[Stream, int] = {}
+    done: dict[Stream, int] = {}
+    for _ in range(400):
+        stream = to(choose.choice(names), choose.choice(["alice", "eve", "mallory"]), 1)
+        top = tops.get(stream, 0)
+        if choose.random() < 0.6:
+            store(bench, top + 1, stream=stream)
+            tops[stream] = top + 1
+        elif top:
+            done[stream] = choose.randint(done.get(stream, 0), top)
+            ack(bench, done[stream], stream.receiver, stream)
+    left = {stream: tops[stream] - done.get(stream, 0) for stream in tops}
+    expected = {}
+    for name in names:
+        mine = {stream.sender: count for stream, count in left.items() if stream.receiver == name and count}
+        if mine:
+            expected[name] = (name, sum(mine.values()), sum(mine.values()), len(mine))
+    assert [each[:4] for each in listing(bench)] == [expected[name] for name in sorted(expected)]
+    assert {each[:4] for each in deepest(bench)} == set(expected.values())

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import os
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -34,7 +35,7 @@ AHEAD = 400
 """Numbers that clients of this process may be ahead of the processes: more than a window."""
 
 
-class Actor:
+class Actor(ABC):
     """Somebody who is killed and comes back: a process of its own, or a client in this one."""
 
     def __init__(self, play: "Play", name: str, own: bool) -> None:
@@ -55,8 +56,9 @@ class Actor:
         if present is not None:
             await present.kill()
 
+    @abstractmethod
     def make(self) -> Command | Mortal:
-        raise NotImplementedError
+        """Return who is to begin a life."""
 
 
 class Receiver(Actor):
@@ -324,8 +326,7 @@ def test_what_is_safe_survives_many_kills_of_anybody_durable(seed: int, tmp_path
 
 
 def test_a_mailbox_that_forgets_is_noticed(tmp_path: Path) -> None:
-    # Or a reader that is ended says so first: it was told that they are gone.
-    with pytest.raises((Violation, AssertionError), match=r": lost|a hole|: MessagesLost"):
+    with pytest.raises(Violation, match=r": lost|a hole"):
         play_round(Play(4, tmp_path, forgetful=True, patience=2.0))
 
 

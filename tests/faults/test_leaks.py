@@ -113,6 +113,7 @@ def test_two_thousand_visits_leave_nothing() -> None:
                 assert echo.state is State.ONLINE
             assert (full.tasks, full.descriptors) == (half.tasks, half.descriptors)
             more = full.objects - half.objects
+            del more["Happened"]  # a ring for the operator, which holds the last 1,000
             assert more.total() < SPARE, more.most_common(10)
             assert full.resident - half.resident < GROWTH, full.resident - half.resident
             await settled(server, 0)

@@ -17,7 +17,7 @@ from duolink.protocol.link import (
     Stored,
     key_of,
 )
-from duolink.protocol.messages import Error, Publish
+from duolink.protocol.messages import Error, Hello, Publish, Welcome
 from duolink.protocol.messages import Published as PublishedAnswer
 from duolink.protocol.paths import PathKind
 from duolink.protocol.payload import Send
@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 
 
 class Process:
-    """One life of a client program."""
+    """One life of a client program. `page`: what the one before was welcomed with, which this one follows as a
+    page that was reloaded: it resumes the session, with a run of its own."""
 
-    def __init__(self, world: "World", client: str, life: int) -> None:
+    def __init__(self, world: "World", client: str, life: int, page: Welcome | None = None) -> None:
         self.world = world
         self.client = client
         self.name = f"{client}#{life}"
@@ -45,6 +46,7 @@ class Process:
         self.connection: VirtualConnection | None = None
         self.paths: dict[tuple[str, str], VirtualPath] = {}
         self.count = 0
+        self._page = page
         self._timer = inf
         self._stepping = False
         self.session.start(self.clock.now)
@@ -85,7 +87,10 @@ class Process:
     def _act(self, action: Any) -> None:
         if type(action) is Send:
             if self.connection is not None:
-                self.connection.send(action.payload, action.binary)
+                payload = action.payload
+                if self._page is not None and self.session.welcome is None:
+                    payload = _of_page(payload, self._page)
+                self.connection.send(payload, action.binary)
         elif type(action) is Carry:
             self.world.carry(self, action)
         elif type(action) is Close:
@@ -134,7 +139,9 @@ class Process:
         elif type(event) is StateChanged:
             history.sometimes[f"client {event.state}"] += 1
             if event.state is State.ONLINE and self.session.welcome is not None:
-                history.sometimes["resumed" if self.session.welcome.resumed else "new session"] += 1
+                resumed = "resumed by a reloaded page" if self._page is not None else "resumed"
+                history.sometimes[resumed if self.session.welcome.resumed else "new session"] += 1
+                self._page = None
             if event.state is State.CLOSED and self.alive and not self.leaving:
                 kind = "gave up" if may_reconnect(event.code) else "turned away"
                 history.sometimes[f"{kind} with {event.error or event.code}"] += 1
@@ -158,6 +165,7 @@ class Process:
         if type(event) is Received:
             message = event.message
             uid = codec.decode_json(message.data)[0]
+            history.born[self.name] = self.session.run
             history.receive(self.name, receiver, peer, event.lane, message.run, message.seq, uid)
             if self.world.random.random() < 0.7:
                 self._finish(peer, message, uid)
@@ -237,3 +245,13 @@ class Process:
         if self.alive and (peer, path) in self.paths:
             self.session.received_on(peer, path, payload, binary, self.clock.now)
             self.step()
+
+
+def _of_page(payload: bytes, page: Welcome) -> bytes:
+    """A payload whose `hello`, if there is one, resumes the session of the page before."""
+    lines = payload.split(b"\n")
+    (hello,) = codec.CLIENT.text(lines[0])
+    if type(hello) is Hello:
+        hello.session, hello.secret = page.session, page.secret
+        lines[0] = codec.encode(hello)
+    return b"\n".join(lines)

@@ -43,8 +43,11 @@ class History:
         self.positions: dict[tuple[str, str], tuple[str, int]] = {}
         self.published: dict[str, tuple[str, str, int]] = {}
         self.newest_run: dict[str, int] = {}
+        self.born: dict[str, int] = {}
+        """Process → its own run."""
         self.remembers = False
-        """Whether nothing is forgotten in this world: then what was delivered is not seen again."""
+        """Whether nothing is forgotten in this world: then what was delivered is not seen again, but by an
+        earlier process, which is fenced and still reads what was on its way to it."""
         self.sometimes: Counter[str] = Counter()
 
     # --- links -------------------------------------------------------------------------------
@@ -77,7 +80,10 @@ class History:
         client = process.partition("#")[0]
         if client in {name.partition("#")[0] for name in entry.received_by}:
             self.sometimes["seen again by a receiver's next life"] += 1
-            if entry.verdict == "delivered" and receiver == client and self.remembers:
+            newer = self.born[process] > max(
+                self.born[name] for name in entry.received_by if name.partition("#")[0] == client
+            )
+            if entry.verdict == "delivered" and receiver == client and newer and self.remembers:
                 raise Violation(f"delivered, and seen again: {entry} at {process}")
         elif entry.received_by:
             self.sometimes["received by another client of the user"] += 1

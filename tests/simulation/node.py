@@ -71,7 +71,8 @@ class FailingMailbox:
     def __init__(self, inner: Mailbox, disk: Disk) -> None:
         self._inner, self._disk = inner, disk
         self.standing, self.open, self.read = inner.standing, inner.open, inner.read
-        self.totals = inner.totals
+        self.totals, self.receivers = inner.totals, inner.receivers
+        self.holdings, self.listing, self.deepest = inner.holdings, inner.listing, inner.deepest
         self.acknowledge = inner.acknowledge
 
     def store(self, stream: Stream, row: Row, base: int, done: Callable[[Any], None]) -> None:

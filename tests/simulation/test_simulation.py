@@ -31,6 +31,8 @@ SOMETIMES = (
     "peer here restarted",
     "message on a direct path",
     "path went dark",
+    "page reloaded",
+    "resumed by a reloaded page",
     "window full",
     "seen again by a receiver's next life",
     "received after it was stored",

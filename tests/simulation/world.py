@@ -7,6 +7,7 @@ from typing import Any
 
 from duolink.protocol.codes import CloseCode
 from duolink.protocol.events import Carry, State
+from duolink.protocol.messages import Welcome
 from duolink.protocol.session import Session
 from duolink.testing.clock import VirtualClock
 from duolink.testing.network import VirtualConnection, VirtualPath, Weather
@@ -41,6 +42,7 @@ class Faults:
     durable: bool = False
     disk: float = 0.0
     mailbox: int = 20_000
+    reload: float = 0.0
 
 
 def draw_faults(random: Random) -> Faults:
@@ -62,6 +64,7 @@ def draw_faults(random: Random) -> Faults:
         durable=random.random() < 0.7,
         disk=some(1.0),
         mailbox=random.choice((20_000, 20_000, 30)),
+        reload=some(1.0),
     )
 
 
@@ -160,9 +163,9 @@ class World:
 
     # --- clients -----------------------------------------------------------------------------
 
-    def _start_client(self, name: str) -> None:
+    def _start_client(self, name: str, page: Welcome | None = None) -> None:
         self._lives += 1
-        process = Process(self, name, self._lives)
+        process = Process(self, name, self._lives, page)
         self.processes[name] = process
         for channel in CHANNELS:
             if self.random.random() < 0.7:
@@ -189,6 +192,22 @@ class World:
         self.history.sometimes["client killed"] += 1
         process.die()
         self.clock.after(self.random.choice((0.01, 3.0, 45.0)), lambda: self._replace(process))
+
+    def _reload(self) -> None:
+        """A page is reloaded: its client ends and the next one resumes its session, with another run."""
+        name = self.random.choice(self.names)
+        process = self.processes[name]
+        page = process.session.welcome
+        if self._healed or not process.alive or page is None:
+            return
+        self.history.sometimes["page reloaded"] += 1
+        process.die()
+
+        def come_back() -> None:
+            if self.processes.get(name) is process:
+                self._start_client(name, page)
+
+        self.clock.after(self.random.choice((0.01, 0.2, 3.0)), come_back)
 
     def _second_process(self) -> None:
         """The same client id is started twice: a duplicate."""
@@ -304,6 +323,7 @@ class World:
         self._schedule(faults.paths, self._open_path)
         self._schedule(faults.path_blackout, self._path_blackout)
         self._schedule(faults.disk, self._disk_trouble)
+        self._schedule(faults.reload, self._reload)
         self.clock.run(self.duration)
         self._heal()
         self.clock.run(self.duration + SETTLE)

@@ -16,6 +16,7 @@ class Flaky:
     def __init__(self, inner: Mailbox) -> None:
         self._inner = inner
         self.failing: set[str] = set()
+        self.failure = Failure("the disk is gone")
         self.calls: list[str] = []
         self.held: list[Any] | None = None  # answers kept back, when it is a list
 
@@ -27,7 +28,7 @@ class Flaky:
             assert self.calls.count(name) < 10_000, "the engine is asked without end"
             *rest, done = arguments
             if name in self.failing:
-                return done(Failure("the disk is gone"))
+                return done(self.failure)
             if self.held is not None and callable(done):
                 return method(*rest, lambda result: self.held.append(lambda: done(result)))
             return method(*arguments)

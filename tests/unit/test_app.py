@@ -380,12 +380,26 @@ def test_tls(tmp_path: Path) -> None:
     path.write_bytes(pem + made.public_bytes(serialization.Encoding.PEM))
 
     async def main() -> None:
-        config = Config(listen=listen(tcp_port=0, tls_certificate=str(path), tls_key=str(path)))
+        secure = listen(tcp_port=0, tls_certificate=str(path), tls_key=str(path))
+        config = Config(listen=secure, auth=AUTH)
         trusting = ssl.create_default_context(cafile=str(path))
         async with serving(config) as app:
             assert app.url.startswith("wss://") and app.http_url.startswith("https://")
             async with connect(f"wss://localhost:{app.port}/ws", ssl=trusting) as client:
-                assert (await enter(client))["type"] == "welcome"
+                assert (await enter(client, token=token(sub="alice")))["type"] == "welcome"
+            for scheme, answer in (("https", b"202"), ("http", b"403")):  # a page of the server's own
+                reader, writer = await asyncio.open_connection("localhost", app.port, ssl=trusting)
+                body = b'{"to":"bob","data":1}'
+                bearer = token(sub="olga", operator=True).encode()
+                writer.write(
+                    b"POST /api/messages HTTP/1.1\r\nHost: localhost:%d\r\nOrigin: %s://localhost:%d\r\n"
+                    b"Authorization: Bearer %s\r\n"
+                    b"Content-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s"
+                    % (app.port, scheme.encode(), app.port, bearer, len(body), body)
+                )
+                assert (await reader.readline()).split()[1] == answer
+                writer.close()
+                await writer.wait_closed()
             reader, writer = await asyncio.open_connection("localhost", app.tcp_port, ssl=trusting)
             writer.write(b"HELLO")
             assert (await reader.readline()).startswith(b"duolink ")

@@ -244,6 +244,18 @@ def test_the_banner_says_that_tokens_are_needed(directory: Path, monkeypatch: py
 
 
 @pytest.mark.usefixtures("unchanged")
+def test_keys_that_cannot_be_fetched_are_a_usage_error(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("duolink.server.jwks.RETRY", 0.01)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/jwks.json"
+    result = run("serve", "--memory", "--port", "0", "--set", f"auth.jwks_url={url}")
+    assert result.exit_code == 2
+    assert f"auth.jwks_url: {url} cannot be fetched: Connection refused" in result.stderr
+
+
+@pytest.mark.usefixtures("unchanged")
 def test_a_port_that_is_taken_is_a_usage_error(directory: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = serve("--port", str(taken.getsockname()[1]))
@@ -264,6 +276,11 @@ def test_why_a_port_cannot_be_had(code: int, tcp: int | None, words: str) -> Non
 
 
 # --- token -------------------------------------------------------------------------------------------
+
+
+def test_a_token_may_be_an_operators() -> None:
+    assert claims_of(run("token", "--key", SECRET, "--user", "olga", "--operator").stdout).claims["operator"]
+    assert "operator" not in claims_of(run("token", "--key", SECRET, "--user", "bob").stdout).claims
 
 
 def test_a_token_says_who_and_what() -> None:

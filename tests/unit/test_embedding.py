@@ -28,7 +28,7 @@ from duolink.server import (
 )
 from duolink.server.auth import EVERYTHING
 from duolink.server.config import Links
-from duolink.server.embedding import MAX_LINKS
+from duolink.server.localclient import MAX_LINKS
 
 
 @pytest.fixture(autouse=True)
@@ -343,7 +343,7 @@ def test_a_hook_that_fails_is_logged_and_changes_nothing(caplog: pytest.LogCaptu
 
 
 def test_idle_links_are_forgotten_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("duolink.server.embedding.MAX_LINKS", 2)
+    monkeypatch.setattr("duolink.server.localclient.MAX_LINKS", 2)
     assert MAX_LINKS > 2
 
     async def main() -> None:
@@ -359,20 +359,20 @@ def test_idle_links_are_forgotten_when_there_are_too_many(monkeypatch: pytest.Mo
 
 
 def test_strangers_are_not_heard_while_no_link_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("duolink.server.embedding.MAX_LINKS", 1)
+    monkeypatch.setattr("duolink.server.localclient.MAX_LINKS", 1)
     first = LinkMessage(run=1, seq=1, base=1, sender="stranger")
 
     async def main() -> None:
         async with Server(port=0) as server:
             sent = await server.link("busy").send(1)
-            server._deliver(first)
-            assert list(server._links) == ["busy"]
+            server._app.client.deliver(first)
+            assert list(server._app.client.links) == ["busy"]
             async with duolink.connect(server.url, client_id="busy") as busy:
                 async for _ in busy.messages():
                     break
                 await sent.delivered()
-            server._deliver(first)  # it has not been acknowledged, and comes again
-            assert list(server._links) == ["stranger"]
+            server._app.client.deliver(first)  # it has not been acknowledged, and comes again
+            assert list(server._app.client.links) == ["stranger"]
 
     run(main())
 

@@ -80,6 +80,33 @@ def test_another_database_ends_what_was_stored_as_lost(tmp_path: Path) -> None:
     run(main())
 
 
+def test_a_mailbox_full_of_separate_holes_is_drained_to_its_end(tmp_path: Path) -> None:
+    """Of 2,400 messages every second one replaces the one before it, which leaves more losses than an
+    acknowledgement lists. Their sender, who has gone, settles none of them: bob goes on all the same."""
+
+    async def main() -> None:
+        async with Server(port=0, database=str(tmp_path / "app.db")) as server:
+            async with duolink.connect(server.url, client_id="alice") as alice:
+                link = alice.link("bob")
+                for number in range(1200):
+                    await link.send(number)
+                    last = await link.send("position", collapse="position")
+                await last.stored()
+            heard: list[Any] = []
+            lost = 0
+            async with duolink.connect(server.url, client_id="bob") as bob:
+                async for message in bob.link("alice").messages(losses=True):
+                    if isinstance(message, duolink.MessagesLost):
+                        lost += message.last - message.first + 1
+                    elif message.data == "position":
+                        break
+                    else:
+                        heard.append(message.data)
+            assert heard == list(range(1200)) and lost == 1199
+
+    run(main())
+
+
 def test_a_user_is_written_to_on_all_his_devices(tmp_path: Path) -> None:
     async def main() -> None:
         async with Server(port=0, database=str(tmp_path / "app.db")) as server:

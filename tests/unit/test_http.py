@@ -6,6 +6,9 @@ import json
 from typing import Any
 
 import pytest
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from tests.unit.api_world import ask as api_ask
 
 from duolink.server.http import make_app
 from duolink.server.metrics import Counts, Gauges, make_registry
@@ -33,6 +36,7 @@ def ask(
     reasons: Any = (),
     method: str = "GET",
     client: Any = ("192.0.2.1", 5),
+    routes: Any = (),
     **headers: str,
 ) -> Answer:
     """Send one request through the application; header names have `_` for `-`."""
@@ -42,7 +46,7 @@ def ask(
             raise reasons
         return reasons
 
-    app = make_app(config, make_registry(Counts(), Gauges), not_ready)
+    app = make_app(config, make_registry(Counts(), Gauges), not_ready, routes=routes)
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -123,6 +127,36 @@ def test_a_defect_is_a_problem_without_details():
     assert answer.status == 500
     assert answer.headers["content-type"] == "application/problem+json"
     assert b"secret detail" not in answer.body
+
+
+def test_more_paths_come_first_and_an_application_gets_the_rest():
+    async def plain(scope, receive, send):
+        await PlainTextResponse(f"plain {scope['path']}")(scope, receive, send)
+
+    async def extra(request):
+        return PlainTextResponse("extra")
+
+    routes = [Route("/", extra), Route("/healthz", extra)]
+    registry = make_registry(Counts(), Gauges)
+
+    async def told(app: Any, path: str) -> bytes:
+        return (await api_ask(app, "GET", path)).body
+
+    async def main() -> None:
+        app = make_app(DEVELOPMENT, registry, lambda: (), routes=routes)
+        assert [await told(app, path) for path in ("/", "/healthz")] == [b"extra", b"extra"]
+        assert (await api_ask(app, "GET", "/api/server")).status == 404
+        assert (await api_ask(app, "GET", "/healthz/")).status == 404, (
+            "a redirect would name a stranger's host"
+        )
+        app = make_app(DEVELOPMENT, registry, lambda: (), routes=routes, app=plain)
+        assert [await told(app, path) for path in ("/", "/x", "/healthz")] == [
+            b"plain /",
+            b"plain /x",
+            b"extra",
+        ]
+
+    asyncio.run(main())
 
 
 # --- metrics

@@ -7,8 +7,8 @@ from msgspec import Raw
 
 from duolink.protocol import limits
 from duolink.protocol.codes import LossReason
-from duolink.protocol.inbound import MAX_LOST, BeyondCredit, Inbound, Lost, Received
-from duolink.protocol.messages import LinkMessage, Skip
+from duolink.protocol.inbound import BeyondCredit, Inbound, Lost, Received
+from duolink.protocol.messages import LinkMessage, LostRange, Skip
 
 RUN, ME = 3, 7
 
@@ -131,11 +131,26 @@ def test_different_losses_stay_apart() -> None:
 
 
 def test_losses_that_nobody_settles_are_bounded() -> None:
-    """A hostile sender skips for ever with base 1: what is remembered fits one ack."""
+    """A sender that is away settles nothing, and its base stays 1: what is remembered fits one ack, and the
+    receiver goes on. The oldest losses can be told apart no more, and none of them passes for delivered."""
     half = inbound()
-    for seq in range(1, 3 * MAX_LOST):
-        half.skip(skip(seq, seq, reason=f"r{seq % 2}"), 0.0)
-    assert len(half.ack("B", ME).lost) <= MAX_LOST
+    numbers = 3 * limits.MAX_LOST
+    for seq in range(1, numbers + 1):
+        assert heard(half.skip(skip(seq, seq, reason=f"r{seq % 2}"), 0.0)) == [(seq, seq, f"r{seq % 2}")]
+    ack = half.ack("B", ME)
+    apart = limits.MAX_LOST - 1
+    assert ack.seq == numbers and ack.lost[0] == LostRange(1, numbers - apart, "unclear")
+    assert ack.lost[1:] == [LostRange(n, n, f"r{n % 2}") for n in range(numbers - apart + 1, numbers + 1)]
+
+
+def test_losses_told_by_an_earlier_process_are_bounded_like_ones_own() -> None:
+    half = inbound()
+    half.message(message(5000, base=5000), 0.0)
+    half.finish(5000, 0.0)
+    half.inherit([LostRange(n, n, "expired") for n in range(1, 4001, 2)])
+    lost = half.ack("B", ME).lost
+    assert len(lost) == limits.MAX_LOST and (lost[0].first, lost[0].reason) == (1, "unclear")
+    assert lost[1:] == [LostRange(n, n, "expired") for n in range(lost[0].last + 2, 4001, 2)]
 
 
 def test_a_skip_over_everything_costs_no_memory() -> None:

@@ -391,6 +391,6 @@ def test_metrics_count_what_happened(world):
     assert (gauges.connections, gauges.sessions_active, gauges.links) == (2, 2, 1)
     counts = world.counts
     assert (counts.connections, counts.message_in, counts.message_out) == (2, 1, 1)
-    assert counts.bytes_in > 0 and counts.bytes_out > 0 and counts.writes == 3
+    assert gauges.bytes_received > 0 and counts.bytes_out > 0 and counts.writes == 3
     alice.cut(1001)
     assert counts.closes == {"1001": 1} and len(encode(alice.welcome)) > 0

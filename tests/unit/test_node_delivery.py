@@ -53,6 +53,30 @@ def test_a_receiver_is_given_a_window_beyond_what_it_has_acknowledged(world):
     assert seqs(bob) == list(range(WINDOW + 101, 601))
 
 
+def test_a_live_message_does_not_overtake_what_waits_in_its_mailbox():
+    """The first page is being read when alice sends 101 live: handed over now, it
+    would lie in the receiver's window until 1 … 100 have come."""
+    world = World(seed=1, durable=True)
+    bob = world.client("bob")  # his process is older than hers: no earlier one may have finished with it
+    world.settle()
+    bob.cut()
+    alice = world.client("alice")
+    world.settle()
+    for seq in range(1, 101):
+        alice.say(seq, store=True)
+    world.settle()
+    welcome = bob.welcome
+    bob = Client(world)
+    bob.hello("bob", run=welcome.run, session=welcome.session, secret=welcome.secret)
+    while not any(backlog.reading for backlog in getattr(delivering(world), "_streams", {}).values()):
+        assert world.late is not None and world.late.step()
+        world.turn()
+    alice.say(101)
+    assert seqs(bob) == []
+    world.settle()
+    assert seqs(bob) == list(range(1, 102)), "by the mailbox, behind the others"
+
+
 def test_what_is_stored_while_a_page_is_read_waits_for_the_pages_before_it():
     """300 are kept; while the first page of 128 is being read, number 301 is stored. It must not follow the
     page, for then 129 … 300 count as handed over, and nobody ever asks for them."""
@@ -104,9 +128,29 @@ def test_more_than_fits_at_hand_is_read(world, monkeypatch: pytest.MonkeyPatch):
     held, mailbox.held = mailbox.held, None
     for seq in range(2, 8):
         alice.say(seq, store=True)
+    reads = mailbox.calls.count("read")
     for answer in held:
         answer()
     assert seqs(bob) == [1, 2, 3, 4, 5, 6, 7]
+    assert mailbox.calls.count("read") == reads + 1
+
+
+def test_a_copy_that_was_handed_over_hides_nothing_of_what_is_sent_again(world):
+    """Bob misses 1 and 2, which are being read, when 3 is stored that has gone to him before."""
+    mailbox = flaky(world)
+    bob, alice = world.client("bob"), world.client("alice")
+    for seq in (1, 2, 3):
+        alice.say(seq)
+    alice.say(1, store=True)
+    alice.say(2, store=True)
+    bob.take()
+    mailbox.held = []
+    acknowledge(bob, 0, run=alice.welcome.run, want=True)
+    held, mailbox.held = mailbox.held, None
+    alice.say(3, store=True)
+    for answer in held:
+        answer()
+    assert seqs(bob) == [1, 2, 3]
 
 
 def test_a_page_of_what_was_finished_with_meanwhile_ends_the_backlog(world):

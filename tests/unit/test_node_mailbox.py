@@ -18,6 +18,7 @@ from duolink.protocol.messages import (
     Error,
     Goodbye,
     LinkMessage,
+    LostRange,
     Peer,
     Probe,
     Refresh,
@@ -129,6 +130,29 @@ def test_a_copy_to_be_stored_is_not_handed_over_twice_when_the_first_was(world):
     assert answers(alice)[-1] == ("stored", 1)
     bob.send(Ack(run=alice.welcome.run, seq=1, to="alice"))
     assert kept(world) == 0
+
+
+def test_a_copy_that_crosses_an_acknowledgement_with_losses_is_not_stored(world):
+    """Alice asks to store 2 while bob's word that 1 was lost and 2 is finished with is on its way to her.
+    Kept, 2 would wait for bob's next process, though she hears that it was delivered."""
+    bob, alice = world.client("bob"), world.client("alice")
+    run = alice.welcome.run
+    lost = [LostRange(1, 1, "expired")]
+    alice.send(Skip(run=run, seq=1, last=1, base=1, to="bob", reason="expired", store=True))
+    bob.send(Ack(run=run, seq=1, to="alice", lost=lost, by=bob.welcome.run))
+    alice.say(2)
+    bob.send(Ack(run=run, seq=2, to="alice", lost=lost, by=bob.welcome.run))
+    alice.take()
+    alice.say(2, store=True)
+    assert kept(world) == 0 and answers(alice) == []
+    alice.say(3, base=3)
+    assert seqs(bob)[-1] == 3, "what is beyond goes its way"
+    again = alice.again()
+    again.take()
+    again.say(2)
+    assert bob.all(LinkMessage)[-1].seq == 2, (
+        "on another connection she may not have heard: bob says it again"
+    )
 
 
 def test_a_copy_to_be_stored_that_is_the_first_here_is_handed_over(world):
@@ -462,6 +486,17 @@ def test_a_copy_that_fails_while_its_receiver_is_here_comes_again(world):
     assert [message.seq for message in bob.all(LinkMessage)] == [1, 1]
 
 
+def test_a_copy_that_may_be_on_the_disk_is_not_counted_as_dropped(world):
+    """The disk failed in the middle of the commit: to call the number lost for certain would be a guess."""
+    mailbox_ = flaky(world)
+    mailbox_.failing, mailbox_.failure = {"store"}, Failure("the disk is gone", uncertain=True)
+    world.client("bob").cut()
+    alice = world.client("alice")
+    alice.say(1)
+    wait = alice.last(Wait)
+    assert (wait.seq, wait.code, wait.probe) == (1, "unavailable", True)
+
+
 # --- who comes and goes ----------------------------------------------------------------------------
 
 
@@ -538,6 +573,25 @@ def test_history_7_a_new_run_waits_for_rows_of_the_old_one_that_are_on_their_way
         runs = [message.run for message in bob.all(LinkMessage)]
         assert runs == sorted(runs), f"seed {seed}"
         assert alice.welcome.run in runs
+
+
+def test_history_7_a_new_run_does_not_overtake_a_row_of_the_old_one_that_is_on_its_way(world):
+    """Bob can take nothing for a moment, so 1 goes to the disk; its sender ends, and her next process writes
+    to him before the disk has answered."""
+    mailbox_ = flaky(world)
+    bob, alice = world.client("bob"), world.client("alice")
+    bob.user.full = True
+    mailbox_.held = []
+    alice.say(1)
+    bob.user.full = False
+    alice.cut()
+    later = world.client("alice")
+    later.say(1)
+    assert bob.all(LinkMessage) == []
+    while mailbox_.held:
+        mailbox_.release()
+        world.turn()
+    assert [message.run for message in bob.all(LinkMessage)] == [alice.welcome.run, later.welcome.run]
 
 
 # --- younger receivers -----------------------------------------------------------------------------

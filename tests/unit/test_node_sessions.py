@@ -8,6 +8,7 @@ from tests.node_world import Client, Tokens, World
 from duolink.engines.base import Engines, Failure
 from duolink.protocol import limits
 from duolink.protocol.messages import (
+    Ack,
     Error,
     Goodbye,
     Join,
@@ -223,6 +224,23 @@ def test_a_process_without_run_that_resumes_gets_a_new_run(world):
     again = first.again(run=0)
     assert again.welcome.resumed and again.welcome.run > first.welcome.run
     assert answer(first.again()) == ("superseded", 3502)
+
+
+def test_the_numbers_of_another_process_that_resumes_are_new(world):
+    """What a receiver had finished with of the process before says nothing of them: they are handed over."""
+    alice, bob = world.client("alice"), world.client("bob")
+    alice.say(1)
+    bob.send(Ack(to="alice", run=alice.welcome.run, seq=1))
+    bob.send(Goodbye())  # the node remembers for alice how far bob was
+    alice.cut()
+    again = alice.again(run=0)
+    assert again.welcome.resumed
+    bob = world.client("bob")
+    bob.take()
+    again.take()
+    again.say(1, data="of the next process")
+    assert [bytes(message.data) for message in bob.take()] == [b'"of the next process"']
+    assert again.all(Ack) == []
 
 
 def test_goodbye_ends_the_session_at_once(world):

@@ -189,6 +189,15 @@ def test_a_loss_is_certain_only_by_the_word_of_all_who_may_have_the_body() -> No
     assert ends(half.acknowledge(word)) == [(1, "expired", False), (2, "expired", True)]
 
 
+def test_a_receiver_that_cannot_tell_its_losses_apart_proves_nothing() -> None:
+    half = outbound()
+    half.meet(12)
+    fill(half, 2)
+    list(half.transmit(1, 2))
+    word = Ack(run=RUN, seq=2, lost=[LostRange(1, 1, "unclear"), LostRange(2, 2, "replaced")], by=12)
+    assert ends(half.acknowledge(word)) == [(1, "unclear", False), (2, "replaced", True)]
+
+
 def test_expiry_is_known_to_the_timer() -> None:
     half = outbound()
     assert half.next_expiry() == inf

@@ -158,6 +158,11 @@ def test_the_invariants_hold_after_everything_and_notice_what_is_wrong():
             "DELETE FROM mail WHERE seq = 2": "count their messages wrong",
             "UPDATE mail SET body = x'' WHERE seq = 2": "count their messages wrong",
             "UPDATE meta SET value = 2 WHERE name = 'mail_messages'": "counted wrong together",
+            "UPDATE mailboxes SET messages = 2": "listed wrong",
+            "UPDATE mailboxes SET senders = 2": "listed wrong",
+            "UPDATE mailboxes SET size = 0": "listed wrong",
+            "DELETE FROM mailboxes": "listed wrong",
+            "INSERT INTO mailboxes VALUES ('nobody', 1, 1, 1)": "listed wrong",
         }.items():
             db.execute("BEGIN")
             db.execute(statement)

@@ -3,17 +3,20 @@
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
 
-from duolink.engines.base import Engines, Failure, Row, Stream, Verdict
+from duolink.engines.base import Engines, Failure, Holding, Row, Stream, Verdict
 from duolink.engines.sqlite import mailbox as module
-from duolink.engines.sqlite import shelf
+from duolink.engines.sqlite import schema, shelf
+from duolink.engines.sqlite.database import open_read_only
 from duolink.engines.sqlite.engines import sqlite_engines
 from duolink.engines.sqlite.inline import Inline
+from duolink.engines.sqlite.invariants import check
 
 BOB = Stream("bob", "alice", "messages", 1)
 
@@ -105,11 +108,11 @@ def test_a_batch_takes_few_statements(world):
     world.write()
     for stream in streams:
         world.store(2, 3, stream)
-    assert len(world.statements()) <= 6  # begin, rows, standings, totals, commit
+    assert len(world.statements()) <= 7  # begin, rows, standings, mailboxes, totals, commit
     for stream in streams:
         world.acknowledge(2, stream)
     world.engines.mailbox.turn()
-    assert len(world.statements()) <= 6
+    assert len(world.statements()) <= 7
     assert world.query("SELECT count(*), min(seq), max(seq) FROM mail") == [(64, 3, 3)]
 
 
@@ -238,3 +241,43 @@ def test_opening_a_mailbox_reads_none_of_its_rows(world):
     world.engines.mailbox.read(BOB, "bob", 0, 10, 1000, world.answers.append)
     world.write()
     assert isinstance(world.answers[0], Failure)
+
+
+# --- formats ---------------------------------------------------------------------------------
+
+
+def test_a_file_of_format_1_keeps_its_messages_and_lists_them(tmp_path):
+    with closing(apsw.Connection(str(tmp_path / "test.db"))) as db:
+        schema.migrate(db, schema.MIGRATIONS[:1])
+        db.execute("""
+            INSERT INTO meta VALUES ('epoch', 'e'), ('epoch_since', 1), ('keys_since', 1),
+                ('mail_messages', 3), ('mail_size', 6), ('mailboxes', 2);
+            INSERT INTO streams VALUES (1, 'bob', 'alice', 'messages', 1), (2, 'bob', 'eve', 'messages', 1),
+                (3, 'carol', 'alice', 'messages', 1);
+            INSERT INTO standings VALUES (1, 3, 0, '', 0, 2, 4, 1, 2000000000, 1, 0, 0, 0, 0, 0),
+                (2, 1, 1, '', 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0),
+                (3, 1, 0, '', 0, 1, 2, 0, 2000000000, 1, 0, 0, 0, 0, 0);
+            INSERT INTO mail VALUES (1, 1, 1, 'expired', 0, 0, NULL, x''),
+                (1, 2, 2, '', 2000000000, 1, 'k', x'0102'), (1, 3, 3, '', 2000000000, 0, NULL, x'0304'),
+                (3, 1, 1, '', 2000000000, 0, NULL, x'0506');
+        """)
+    world = World(tmp_path)
+    found: list[Any] = []
+    mailbox = world.engines.mailbox
+    mailbox.listing("", 10, found.append)
+    mailbox.read(BOB, "bob", 0, 10, 1000, found.append)
+    world.write()
+    assert found[0] == (Holding("bob", 2, 4, 1, 0), Holding("carol", 1, 2, 1, 0)), "times are not known"
+    assert found[1] == (
+        Row(1, 1, reason="expired"),
+        Row(2, 2, b"\x01\x02", True, expires=2_000_000_000, collapse="k"),
+        Row(3, 3, b"\x03\x04", expires=2_000_000_000),
+    )
+    mailbox.acknowledge(BOB, "bob", 3, (), 0)
+    mailbox.store(BOB._replace(sender="eve"), Row(2, 2, b"x"), 1, found.append)
+    mailbox.listing("", 10, found.append)
+    world.write()
+    assert found[-1] == (Holding("bob", 1, 1, 1, 1_000_000), Holding("carol", 1, 2, 1, 0))
+    world.engines.close()
+    with closing(open_read_only(world.path)) as db:
+        assert not [fault for _, faults in check(db) for fault in faults]

@@ -93,7 +93,7 @@ def serve(
     log.configure(found.log.level, found.log.format)
     try:
         server.run(app, started=announce)
-    except DatabaseError as error:
+    except (ConfigError, DatabaseError) as error:
         raise Failed(str(error), EXIT_USAGE) from None
     except OSError as error:
         raise Failed(explain(found, error), EXIT_USAGE) from None
@@ -162,7 +162,7 @@ def announce(app: "App") -> None:
         access = "authenticated: clients need a token"
     lines = [
         f"[bold]duolink {app.version}[/]  {app.url}",
-        f"  web      {app.http_url}",
+        f"  open     {app.http_url}",
         *([f"  tcp      {app.tcp_address}"] if app.tcp_address else []),
         f"  access   {access}",
         f"  storage  {_storage(app)}",

@@ -35,6 +35,7 @@ class Duration(click.ParamType[float]):
 @click.option("--channel", "channels", metavar="PATTERN", multiple=True, help="A channel to use; repeatable.")
 @click.option("--link", "links", metavar="PATTERN", multiple=True, help="A client to talk to; repeatable.")
 @click.option("--room", metavar="NAME", help="Make a ticket for this room of /connect.")
+@click.option("--operator", is_flag=True, help="It opens the operator's API (claim `operator`).")
 @click.option("--expires", type=Duration(), default="1h", show_default=True, help="How long it is valid.")
 @click.option("--key-file", type=click.Path(path_type=Path), help="The secret or the private key (PEM).")
 @click.option("--key", metavar="TEXT", help="The key itself; other people of this machine may see it.")
@@ -54,6 +55,7 @@ def token(
     channels: tuple[str, ...],
     links: tuple[str, ...],
     room: str | None,
+    operator: bool,
     expires: float,
     key_file: Path | None,
     key: str | None,
@@ -84,6 +86,7 @@ def token(
             "channels": list(channels),
             "links": list(links),
             "room": room,
+            "operator": operator,
             "iss": issuer,
             "aud": audience,
         }.items()

@@ -226,7 +226,8 @@ class Row(NamedTuple):
     `body` is what goes to the receiver: a line, or with `binary` the payload of a binary frame. With a
     `reason` the numbers `seq` … `last` ended as lost, and there is no body. `expires` is wall
     milliseconds (0: only the mailbox's own retention counts). A `collapse` key replaces an earlier row of the
-    stream's receiver, sender and lane that has the same one.
+    stream's receiver, sender and lane that has the same one. `time` is when the mailbox took it (wall ms),
+    which only the mailbox says; 0: not known.
     """
 
     seq: int
@@ -236,6 +237,7 @@ class Row(NamedTuple):
     reason: str = ""
     expires: int = 0
     collapse: str = ""
+    time: int = 0
 
 
 class Standing(NamedTuple):
@@ -277,6 +279,17 @@ class Box(NamedTuple):
     first: int
     top: int
     lost: tuple[LostRange, ...] = ()
+
+
+class Holding(NamedTuple):
+    """What a receiver's mailbox holds: messages, the bytes of their bodies, how many senders have some there,
+    and when the oldest of them was stored (wall ms; 0: not known)."""
+
+    receiver: str
+    messages: int
+    size: int
+    senders: int
+    oldest: int
 
 
 class MailboxLimits(NamedTuple):
@@ -346,6 +359,24 @@ class Mailbox(Protocol):
 
     def totals(self) -> tuple[int, int]:
         """How many messages are kept now, and the bytes of their bodies; as of the last commit."""
+        ...
+
+    def receivers(self) -> int:
+        """How many receivers have something in their mailbox now; as of the last commit."""
+        ...
+
+    def holdings(self, receivers: tuple[str, ...], done: "Done[tuple[Holding, ...]]") -> None:
+        """Tell what the mailboxes of these receivers hold, of those that have messages; in any order. It may
+        count what has expired, or was finished with, in the last seconds."""
+        ...
+
+    def listing(self, after: str, limit: int, done: "Done[tuple[Holding, ...]]") -> None:
+        """The same of all receivers with messages, in the order of their names (as UTF-8 bytes): up to
+        `limit` behind `after`."""
+        ...
+
+    def deepest(self, limit: int, done: "Done[tuple[Holding, ...]]") -> None:
+        """The same of the receivers with the most messages, those first; among equals by name."""
         ...
 
 

@@ -10,10 +10,8 @@ from math import inf
 from typing import Final, NamedTuple
 
 from duolink.engines.base import MailboxLimits, Row, Standing, Stream
+from duolink.protocol.losses import bounded
 from duolink.protocol.messages import LostRange
-
-MAX_LOST: Final = 1024
-"""Lost ranges remembered until `base` has passed them; as many as an `ack` may list."""
 
 MAX_LOSSES: Final = 1024
 """Rows of one stream that are losses and keep their reasons apart. They cost no quota, so beyond that
@@ -185,7 +183,7 @@ class Account:
             return
         if self.lost and by != self.by:
             by = 0  # the word of two processes, neither of which may have had the copies of all
-        self.lost = (*self.lost, *heard)[-MAX_LOST:]
+        self.lost = tuple(bounded((*self.lost, *heard)))
         self.by = by
 
     def _settle(self) -> None:

@@ -173,7 +173,7 @@ class Mailroom:
                 self._lose(other, self._shelf.around(other, meta.seq), (meta.seq,), reason)
         elif older or not self._fits(account, size, now):
             return Verdict.FULL, Row(seq, seq, reason=LossReason.MAILBOX_FULL)
-        return Verdict.KEPT, row._replace(seq=seq, last=seq, expires=expires)
+        return Verdict.KEPT, row._replace(seq=seq, last=seq, expires=expires, time=now)
 
     def _fits(self, account: Account, size: int, now: int, freed: int = 0, freed_size: int = 0) -> bool:
         if account.fits(self._limits, size, freed, freed_size):

@@ -1,18 +1,22 @@
 """Mailboxes in memory: gone with the process, but under the same rules as those on disk."""
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import WeakValueDictionary
 
-from duolink.engines.base import Box, Done, MailboxLimits, Row, Standing, StoreResult, Stream
+from duolink.engines.base import Box, Done, Holding, MailboxLimits, Row, Standing, StoreResult, Stream
 from duolink.engines.box import Account, Cursor, Folded, Meta, Tally, seen
 from duolink.engines.mailroom import Found, Mailroom, Sweep
 from duolink.protocol.messages import LostRange
 
 if TYPE_CHECKING:
     from duolink.engines.memory import Clock, Schedule
+
+MAX_STALE: Final = 256
+"""Receivers whose places in the listings are out of date: what one look at them may have to put right, about
+a millisecond among 10,000."""
 
 SWEEP_EVERY: Final = 10.0
 """Seconds between two looks for what has expired or is unused."""
@@ -43,6 +47,7 @@ class _MemoryShelf:
         self._rows: dict[int, list[Row]] = {}
         self._tallies: WeakValueDictionary[tuple[str, ...], Tally] = WeakValueDictionary()
         self._count = 0
+        self._index = _Index(self)
 
     # --- accounts ----------------------------------------------------------------------------
 
@@ -71,7 +76,7 @@ class _MemoryShelf:
         return account
 
     def changed(self, account: Account) -> None:
-        pass
+        self._index.changed(account.stream.receiver)
 
     def forget(self, account: Account) -> None:
         stream, number = account.stream, account.number
@@ -81,6 +86,7 @@ class _MemoryShelf:
         del streams[stream]
         if not streams:
             del self._receivers[stream.receiver]
+        self._index.changed(stream.receiver)
 
     def boxes(self, client_id: str, user: str, now: int) -> list[Found]:
         found: list[Found] = []
@@ -109,6 +115,31 @@ class _MemoryShelf:
         return any(
             (other.sender, other.lane) == (sender, lane) and other.run > run
             for other in self._receivers[receiver]
+        )
+
+    # --- listings ----------------------------------------------------------------------------
+
+    def depth(self, receiver: str) -> int:
+        """How many messages a receiver has."""
+        return sum(account.messages for account in self._receivers.get(receiver, {}).values())
+
+    def holdings(self, receivers: Iterable[str]) -> tuple[Holding, ...]:
+        return tuple(self._holding(receiver) for receiver in receivers if self.depth(receiver))
+
+    def listing(self, after: str, limit: int) -> tuple[Holding, ...]:
+        return self.holdings(self._index.listing(after, limit))
+
+    def deepest(self, limit: int) -> tuple[Holding, ...]:
+        return self.holdings(self._index.deepest(limit))
+
+    def _holding(self, receiver: str) -> Holding:
+        accounts = [account for account in self._receivers[receiver].values() if account.messages]
+        return Holding(
+            receiver,
+            sum(account.messages for account in accounts),
+            sum(account.size for account in accounts),
+            len({account.stream.sender for account in accounts}),
+            min(next(r.time for r in self._rows[a.number] if not r.reason) for a in accounts),
         )
 
     # --- rows --------------------------------------------------------------------------------
@@ -185,6 +216,49 @@ class _MemoryShelf:
         ]
 
 
+class _Index:
+    """Receivers with messages by name and by depth, brought up to date when they are looked at, or when too
+    many are not."""
+
+    def __init__(self, shelf: _MemoryShelf) -> None:
+        self._shelf = shelf
+        self._stale: set[str] = set()
+        self._depths: dict[str, int] = {}
+        self._names: list[str] = []
+        self._by_depth: list[tuple[int, str]] = []
+
+    def changed(self, receiver: str) -> None:
+        self._stale.add(receiver)
+        if len(self._stale) >= MAX_STALE:
+            self._freshen()
+
+    def listing(self, after: str, limit: int) -> list[str]:
+        self._freshen()
+        at = bisect_right(self._names, after)
+        return self._names[at : at + limit]
+
+    def deepest(self, limit: int) -> list[str]:
+        self._freshen()
+        return [receiver for _, receiver in self._by_depth[:limit]]
+
+    def _freshen(self) -> None:
+        for receiver in self._stale:
+            before, depth = self._depths.pop(receiver, 0), self._shelf.depth(receiver)
+            if depth:
+                self._depths[receiver] = depth
+            if before == depth:
+                continue
+            if before:
+                del self._by_depth[bisect_left(self._by_depth, (-before, receiver))]
+            if depth:
+                insort(self._by_depth, (-depth, receiver))
+            if not before:
+                insort(self._names, receiver)
+            elif not depth:
+                del self._names[bisect_left(self._names, receiver)]
+        self._stale.clear()
+
+
 def _seq(row: Row) -> int:
     return row.seq
 
@@ -240,6 +314,22 @@ class MemoryMailbox:
     def totals(self) -> tuple[int, int]:
         """See `Mailbox.totals`."""
         return self._shelf.total.messages, self._shelf.total.size
+
+    def receivers(self) -> int:
+        """See `Mailbox.receivers`."""
+        return self._shelf.total.mailboxes
+
+    def holdings(self, receivers: tuple[str, ...], done: Done[tuple[Holding, ...]]) -> None:
+        """See `Mailbox.holdings`."""
+        self._submit("", lambda now: self._shelf.holdings(receivers), done)
+
+    def listing(self, after: str, limit: int, done: Done[tuple[Holding, ...]]) -> None:
+        """See `Mailbox.listing`."""
+        self._submit("", lambda now: self._shelf.listing(after, limit), done)
+
+    def deepest(self, limit: int, done: Done[tuple[Holding, ...]]) -> None:
+        """See `Mailbox.deepest`."""
+        self._submit("", lambda now: self._shelf.deepest(limit), done)
 
     def _submit(self, receiver: str, action: Callable[[int], Any], done: Done[Any]) -> None:
         def work() -> Callable[[], None]:

@@ -100,7 +100,8 @@ class LossReason(StrEnum):
     SENDER_RESTARTED = "sender_restarted"  # a newer run began before the older one was complete
     SUPERSEDED = "superseded"  # this process is fenced; what it had not settled stays unknown
     CLOSED = "closed"  # the sender left before the end was known
-    GONE = "gone"  # settled as lost while this receiver was away; only the sender knows why
+    GONE = "gone"  # settled while this receiver was away: lost, or finished with by an earlier process
+    UNCLEAR = "unclear"  # among more separate losses than can be told apart: lost, or delivered
 
 
 class PeerState(StrEnum):

@@ -5,10 +5,11 @@ the highest up to which it has finished with everything. What comes early is hel
 """
 
 from math import inf
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from duolink.protocol import limits
 from duolink.protocol.codes import LossReason
+from duolink.protocol.losses import bounded
 from duolink.protocol.messages import Ack, LinkMessage, LostRange, Skip
 from duolink.protocol.records import CursorChange, SavedCursor
 
@@ -28,10 +29,6 @@ class Lost(NamedTuple):
     first: int
     last: int
     reason: str
-
-
-MAX_LOST: Final = 1024
-"""Lost ranges a receiver remembers until `base` has passed them; as many as an `ack` may list."""
 
 
 class BeyondCredit(Exception):
@@ -94,7 +91,7 @@ class Inbound:
         """An earlier process of this receiver has told these as lost, and the sender may not have heard."""
         known = {each.first for each in self._lost}
         self._lost += [each for each in lost if each.last <= self.finished and each.first not in known]
-        self._lost = sorted(self._lost, key=lambda each: each.first)[-MAX_LOST:]
+        self._lost = bounded(sorted(self._lost, key=lambda each: each.first))
 
     # --- what comes --------------------------------------------------------------------------
 
@@ -130,7 +127,7 @@ class Inbound:
         last = min(skip.last, skip.seq + self.window)  # no sender skips more than its window at once
         admitted = self._admit(last, skip.base, granting)
         items = self._rebase(skip.base)
-        if not admitted or len(self._lost) >= MAX_LOST:
+        if not admitted:
             return items + self._release(now)
         for seq in range(max(skip.seq, self.expected), last + 1):
             self._held.setdefault(seq, skip)
@@ -220,6 +217,8 @@ class Inbound:
             self._lost[-1] = LostRange(before.first, last, reason)
         else:
             self._lost.append(LostRange(first, last, reason))
+            if len(self._lost) > limits.MAX_LOST:
+                self._lost = bounded(self._lost)
         self._go_on_behind(first, last)
         return Lost(self.lane, self.run, first, last, reason)
 

@@ -72,6 +72,10 @@ ACK_DELAY: Final = 0.020
 ACK_EVERY: Final = 32
 """Messages after which an acknowledgement leaves at once: 1/8 of the window."""
 
+MAX_LOST: Final = 1024
+"""Lost ranges that a receiver or its mailbox remembers until `base` has passed them, and that an `ack` lists:
+eight windows of which every second number is lost. Beyond, the oldest become one that is `unclear`."""
+
 GAP_PULL: Final = 1.0
 """Seconds a receiver leaves a gap open before it asks for the missing numbers."""
 

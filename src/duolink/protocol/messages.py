@@ -211,7 +211,7 @@ class Ack(Message, tag="ack"):
     received: Integer = 0  # 0: the same as seq
     want: bool = False
     limit: Integer = 0
-    lost: Annotated[list[LostRange], Meta(max_length=1024)] = []
+    lost: Annotated[list[LostRange], Meta(max_length=limits.MAX_LOST)] = []
     by: Integer = 0  # with `lost`: the run of the receiver, whose word it is
     kept: Integer | UnsetType = UNSET
     user: str = ""
@@ -244,7 +244,7 @@ class Probe(Message, tag="probe"):
     sender: str = msgspec.field(default="", name="from")
     lane: Lane = "messages"
     start: Integer = 0
-    lost: Annotated[list[LostRange], Meta(max_length=1024)] = []
+    lost: Annotated[list[LostRange], Meta(max_length=limits.MAX_LOST)] = []
     user: str = ""
 
 

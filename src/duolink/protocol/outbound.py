@@ -234,7 +234,7 @@ class Outbound:
             if not entry.told:
                 entry.told = True
                 reason = _reason(ack, entry.seq)
-                settled.append(Settled(entry, reason, not reason or _unseen(entry, ack)))
+                settled.append(Settled(entry, reason, not reason or _unseen(entry, ack, reason)))
         if not entries:
             self._expires = inf
         self._advance()
@@ -491,8 +491,10 @@ def _restored(saved: SavedEntry, seq: int) -> Outgoing:
     return entry
 
 
-def _unseen(entry: Outgoing, ack: Ack | None) -> bool:
+def _unseen(entry: Outgoing, ack: Ack | None, reason: str) -> bool:
     # Whether a receiver's word that the number was lost speaks for all who may have the body.
+    if reason == LossReason.UNCLEAR:
+        return False
     return entry.process == _NOBODY or (ack is not None and 0 < entry.process == ack.by)
 
 

@@ -22,6 +22,7 @@ from typing import Final, cast
 
 import structlog
 import uvloop
+from starlette.types import ASGIApp
 from uvicorn._types import ASGI3Application
 
 from duolink.engines.base import Engines, Failure, MailboxLimits
@@ -30,6 +31,8 @@ from duolink.engines.sqlite.engines import sqlite_engines
 from duolink.engines.sqlite.threads import Threads
 from duolink.protocol import limits
 from duolink.protocol.codes import CloseCode
+from duolink.server.api.backend import Backend, Transports
+from duolink.server.api.service import Service
 from duolink.server.asgi import ASGIServer
 from duolink.server.auth import AuthenticationError, Authenticator, make_authenticator
 from duolink.server.config import Config, ConfigError
@@ -38,11 +41,15 @@ from duolink.server.gate import Gate
 from duolink.server.handshake import OriginPolicy, Upgrade
 from duolink.server.hooks import Hooks
 from duolink.server.http import make_app
+from duolink.server.jwks import FetchFailed, JwksSource
+from duolink.server.lifespan import Lifespan, with_state
 from duolink.server.listener import Listener, Route
+from duolink.server.localclient import LocalClient
 from duolink.server.log import LimitedLog
 from duolink.server.metrics import Counts, LagSampler, make_registry
 from duolink.server.node import Node
 from duolink.server.options import ListenerOptions
+from duolink.server.pages import built
 from duolink.server.policy import SERVER, make_consent
 from duolink.server.ratelimit import Throttle, is_trusted
 from duolink.server.signaling import MAX_SIGNAL, RoomOptions, Signaling, Subprotocols
@@ -130,13 +137,19 @@ class Driver:
 class App:
     """A node with its ports. Raises `ConfigError` for settings that cannot be met (a key, a certificate).
 
-    `authenticator` takes the place of the configured one; it is needed where `auth.external` is set.
+    `authenticator` takes the place of the configured one; it is needed where `auth.external` is set. `app` is
+    an ASGI application that gets the HTTP requests whose paths are none of the server's own.
     """
 
     version = version("duolink")
 
     def __init__(
-        self, config: Config, *, authenticator: Authenticator | None = None, hooks: Hooks | None = None
+        self,
+        config: Config,
+        *,
+        authenticator: Authenticator | None = None,
+        hooks: Hooks | None = None,
+        app: ASGIApp | None = None,
     ) -> None:
         if config.auth.external and authenticator is None:
             raise ConfigError("auth.external", "is set, but the program gives no authenticator")
@@ -147,12 +160,20 @@ class App:
         self.tcp_port = 0
         """The port of plain TCP, once started; 0 without one."""
         self.node: Node
-        self._authenticator = authenticator or make_authenticator(config.auth)
+        self.client: LocalClient
+        """The program itself, as a client of the node; once started."""
+        self._events = LimitedLog(_log)
+        self._keys: JwksSource | None = None
+        if config.auth.jwks_url is not None and authenticator is None:
+            age, count = config.auth.jwks_max_age_s, self.counts.jwks_fetch
+            self._keys = JwksSource(config.auth.jwks_url, age, self._events, count)
+        self._authenticator = authenticator or make_authenticator(config.auth, self._keys)
         self._hooks = hooks
+        self._mounted = app
+        self._lifespan = Lifespan(app) if app is not None else None
         self._tls = _tls_context(config)
         self._clock = SystemClock()
         self._gate = Gate(config, self._clock.monotonic)
-        self._events = LimitedLog(_log)
         self._listener: Listener | None = None
         self._tcp: TcpListener | None = None
         self._engines: Engines
@@ -186,11 +207,28 @@ class App:
 
     async def start(self) -> None:
         """Open the database, make the node and open the ports. Raises `DatabaseError` when the database
-        cannot be used, `OSError` when a port cannot be had; then none is open."""
+        cannot be used, `OSError` when a port cannot be had, `ConfigError` when there are no keys at
+        `auth.jwks_url`, `LifespanFailed` when the mounted application fails to start; then none is open."""
+        if self._keys is not None:
+            try:
+                await self._keys.start()
+            except FetchFailed as error:
+                raise ConfigError("auth.jwks_url", str(error)) from None
+        try:
+            await self._start_node()
+        except BaseException:
+            self._close_keys()
+            raise
+
+    async def _start_node(self) -> None:
         self._engines = self._make_engines(asyncio.get_running_loop())
         try:
+            if self._lifespan is not None:
+                await self._lifespan.start()
             await self._start()
         except BaseException:
+            if self._lifespan is not None:
+                await self._lifespan.stop()
             self._engines.close()
             raise
 
@@ -213,6 +251,7 @@ class App:
             hooks=self._hooks,
             run=await self._issue_run(loop),
         )
+        self.client = LocalClient(self.node, loop)
         self._listener = self._make_listener()
         self.port = await self._listener.start()
         if self.config.listen.tcp_port is not None:
@@ -243,6 +282,7 @@ class App:
         """
         assert self._listener is not None
         self._not_ready = "draining"
+        self._service.close()
         self._listener.stop_accepting()
         if self._tcp is not None:
             self._tcp.stop_accepting()
@@ -256,11 +296,19 @@ class App:
         if self._tcp is not None:
             closing.append(self._tcp.close(code, reason))
         await asyncio.gather(*closing)
+        if self._lifespan is not None:
+            await self._lifespan.stop()
         self._driver.stop()
+        self._close_keys()
+        self.client.close()
         self._engines.close()
         self._lag.stop()
         self._flush_timer.cancel()
         self._events.flush(float("inf"))
+
+    def _close_keys(self) -> None:
+        if self._keys is not None:
+            self._keys.close()
 
     # --- parts ---------------------------------------------------------------------------------
 
@@ -315,11 +363,20 @@ class App:
                 lambda upgrade, wire, _: rooms.make(wire, upgrade), MAX_SIGNAL, Subprotocols((SUBPROTOCOL,))
             )
         registry = make_registry(self.counts, self.node.gauges)
+        backend = Backend(config, self.node, self.counts, self.version, self.not_ready, self._transports)
+        mounted = self._mounted
+        if mounted is not None and self._lifespan is not None:
+            mounted = with_state(mounted, self._lifespan.state)
+        self._service = Service(backend, self.client, self._authenticator, mounted)
+        pages = built().routes(config)
+        api = self._service.app
+        app = make_app(config, registry, self.not_ready, api=api, routes=pages, app=mounted)
+        self._http = ASGIServer(cast(ASGI3Application, app))
         return Listener(
             routes,
             host=config.listen.host,
             port=config.listen.port,
-            http=ASGIServer(cast(ASGI3Application, make_app(config, registry, self.not_ready))),
+            http=self._http,
             origins=OriginPolicy(frozenset(config.listen.origins), config.development),
             tls=self._tls,
             options=options,
@@ -328,6 +385,11 @@ class App:
             count=self._count,
             clock=self._clock.monotonic,
         )
+
+    def _transports(self) -> Transports:
+        assert self._listener is not None
+        tcp = self._tcp.connections if self._tcp is not None else 0
+        return Transports(self._listener.wires, tcp, self._http.connections)
 
     def _route(
         self,
@@ -375,6 +437,7 @@ class App:
         """Count and log what a listener refused."""
         if event in ("handshake_refused", "connection_refused"):
             self.counts.refusal(label)
+            self.node.happenings.add("refused", detail=f"{event.replace('_', ' ')}: {label}")
             self._events.warning(
                 f"{event} {label}", "a connection was refused", self._clock.monotonic(), reason=label
             )

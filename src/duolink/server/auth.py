@@ -15,20 +15,38 @@ A pattern is an exact name, or ends in `*` and covers what begins with the rest.
 absent allows nothing.
 """
 
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import jwt
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from msgspec import Struct
 
 from duolink.protocol.limits import MAX_TOKEN
-from duolink.server.settings import Algorithm, Auth, ConfigError, Key
+from duolink.server.keys import VerificationKey, file_version, problem, read_jwks, read_key, sign
+from duolink.server.settings import Auth, ConfigError
+
+if TYPE_CHECKING:
+    from asyncio import Future
+
+    from duolink.server.jwks import JwksSource
+
+__all__ = [
+    "EVERYTHING",
+    "NOTHING",
+    "AuthenticationError",
+    "Authenticator",
+    "Identity",
+    "OpenAuthenticator",
+    "Patterns",
+    "TokenAuthenticator",
+    "UnknownKey",
+    "VerificationKey",
+    "make_authenticator",
+    "read_jwks",
+    "sign",
+]
 
 MAX_PATTERNS: Final = 256
 """Patterns in one claim; a token of 8 KiB could carry thousands, each costs at every check."""
@@ -36,28 +54,11 @@ MAX_PATTERNS: Final = 256
 MAX_USER: Final = 128
 """UTF-8 bytes of a user's name, as of a client id."""
 
-MAX_JWKS: Final = 1 << 20
-"""Bytes of a JWKS file: hundreds of RSA keys."""
-
-MAX_JWKS_KEYS: Final = 100
-"""Keys in a JWKS file; a token without `kid` is tried against each that fits."""
-
 JWKS_CHECK_S: Final = 1.0
 """Seconds between two looks at the JWKS file's time of change."""
 
 LATEST: Final = 253_402_300_799
 """The last second of the year 9999; an `exp` beyond it is a mistake of units."""
-
-MIN_SECRET: Final = 32
-"""Bytes of an HS256 key: as long as the hash (RFC 7518 §3.2)."""
-
-_TYPES: Final[Mapping[str, tuple[Algorithm, str | None]]] = {
-    "oct": ("HS256", None),
-    "RSA": ("RS256", None),
-    "EC": ("ES256", "P-256"),
-    "OKP": ("EdDSA", "Ed25519"),
-}
-"""JWK key type → (the algorithm it is used with here, its curve)."""
 
 Code = Literal["token_missing", "token_invalid", "token_expired", "token_not_yet_valid"]
 
@@ -70,6 +71,15 @@ class AuthenticationError(Exception):
         super().__init__(message)
         self.code: Code = code
         self.message = message
+
+
+class UnknownKey(AuthenticationError):
+    """A token names a key that is not there, and the keys are being fetched: when `fetched` is done, however
+    it ends, the token may be presented once more."""
+
+    def __init__(self, fetched: "Future[None]") -> None:
+        super().__init__("token_invalid", "the token is not signed with a key that counts here")
+        self.fetched = fetched
 
 
 class Patterns(Struct, frozen=True):
@@ -178,26 +188,17 @@ class OpenAuthenticator:
         raise AuthenticationError("token_invalid", "this server has no keys to check a ticket with")
 
 
-class VerificationKey(Struct, frozen=True):
-    """A key ready to check signatures. Its algorithm is its own; a token's header never chooses one."""
-
-    kid: str | None
-    algorithm: Algorithm
-    key: Any
-
-    def __repr__(self) -> str:
-        return f"VerificationKey(kid={self.kid!r}, algorithm={self.algorithm!r}, …)"
-
-
 class TokenAuthenticator:
-    """Checks tokens against the configured keys and a JWKS file, which it reads again when it changes.
+    """Checks tokens against the configured keys, a JWKS file, which it reads again when it changes, and a
+    source that fetches keys.
 
     Raises:
         ConfigError: a key cannot be read or used.
     """
 
-    def __init__(self, settings: Auth) -> None:
+    def __init__(self, settings: Auth, source: "JwksSource | None" = None) -> None:
         self._settings = settings
+        self._source = source
         self._log = structlog.get_logger("duolink.auth")
         self._configured = [read_key(key, f"auth.keys[{i}]") for i, key in enumerate(settings.keys)]
         self._published: list[VerificationKey] = []
@@ -205,11 +206,11 @@ class TokenAuthenticator:
         self._jwks_checked = -math.inf
         if settings.jwks_file is not None:
             try:
-                self._jwks_version = _version(settings.jwks_file)
+                self._jwks_version = file_version(settings.jwks_file)
                 self._published = read_jwks(settings.jwks_file)
             except (OSError, ValueError) as error:
-                raise ConfigError("auth.jwks_file", _problem(error)) from None
-        if not self._configured and not self._published:
+                raise ConfigError("auth.jwks_file", problem(error)) from None
+        if not self._configured and not self._published and source is None:
             raise ConfigError("auth.keys", "there is no key to check tokens with")
         required = ["exp", "sub", *settings.required_claims]
         self._options: Any = {
@@ -275,14 +276,28 @@ class TokenAuthenticator:
             except (jwt.PyJWTError, ValueError, RecursionError) as error:
                 raise AuthenticationError("token_invalid", _reason(error)) from None
             return claims, self._check_times(claims, now)
+        self._ask_for(header)
         raise AuthenticationError("token_invalid", "the token is not signed with a key that counts here")
+
+    def _keys(self) -> Sequence[VerificationKey]:
+        fetched = self._source.keys if self._source is not None else ()
+        return (*self._configured, *self._published, *fetched)
+
+    def _ask_for(self, header: Mapping[str, Any]) -> None:
+        """Raise `UnknownKey` if the key that a token names may be had."""
+        kid = header.get("kid")
+        if self._source is None or not isinstance(kid, str) or any(key.kid == kid for key in self._keys()):
+            return
+        fetched = self._source.ask()
+        if fetched is not None:
+            raise UnknownKey(fetched)
 
     def _candidates(self, header: Mapping[str, Any]) -> list[VerificationKey]:
         """Return the keys that may have signed it. `alg` only narrows: each key is used with its own."""
         kid, algorithm = header.get("kid"), header.get("alg")
         return [
             key
-            for key in (*self._configured, *self._published)
+            for key in self._keys()
             if key.algorithm == algorithm and (kid is None or key.kid is None or key.kid == kid)
         ]
 
@@ -303,132 +318,27 @@ class TokenAuthenticator:
             return
         self._jwks_checked = now
         try:
-            version = _version(path)
+            version = file_version(path)
             if version == self._jwks_version:
                 return
             self._jwks_version = version  # one warning per version of a bad file
             self._published = read_jwks(path)
         except (OSError, ValueError) as error:
-            self._log.warning(
-                "the JWKS file cannot be used; the last good keys stay", problem=_problem(error)
-            )
+            self._log.warning("the JWKS file cannot be used; the last good keys stay", problem=problem(error))
         else:
             self._log.info("read the JWKS file again", keys=len(self._published))
 
 
-def make_authenticator(settings: Auth) -> Authenticator:
-    """Return the authenticator the settings ask for; open when they name no key.
+def make_authenticator(settings: Auth, source: "JwksSource | None" = None) -> Authenticator:
+    """Return the authenticator the settings ask for; open when they name no key. `source` fetches from
+    `jwks_url`.
 
     Raises:
         ConfigError: a key cannot be read or used.
     """
-    if settings.keys or settings.jwks_file:
-        return TokenAuthenticator(settings)
+    if settings.keys or settings.jwks_file or source is not None:
+        return TokenAuthenticator(settings, source)
     return OpenAuthenticator()
-
-
-def read_key(key: Key, where: str) -> VerificationKey:
-    """Return a configured key, ready to check signatures; of a private key only the public half.
-
-    Raises:
-        ConfigError: the file cannot be read, or the key does not fit its algorithm.
-    """
-    try:
-        text = key.key if key.key is not None else Path(key.key_file or "").read_text("utf-8").strip()
-        return VerificationKey(key.kid, key.algorithm, _prepare(key.algorithm, text))
-    except (OSError, ValueError) as error:
-        raise ConfigError(where, f"is no usable {key.algorithm} key: {_problem(error)}") from None
-
-
-def read_jwks(path: str) -> list[VerificationKey]:
-    """Return the usable keys of a JWKS file (RFC 7517). Others (for encryption, of other algorithms) are
-    skipped, as the RFC asks.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no JWKS, too large, or holds no usable key.
-    """
-    with open(path, "rb") as file:
-        content = file.read(MAX_JWKS + 1)
-    if len(content) > MAX_JWKS:
-        raise ValueError("is larger than 1 MiB")
-    try:
-        found = json.loads(content)["keys"]
-        if not isinstance(found, list):
-            raise TypeError
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ValueError("is not a JSON object with a list of keys") from None
-    if len(found) > MAX_JWKS_KEYS:
-        raise ValueError(f"holds more than {MAX_JWKS_KEYS} keys")
-    keys = [key for key in map(_from_jwk, found) if key is not None]
-    if not keys:
-        raise ValueError("holds no key for HS256, RS256, ES256 or EdDSA")
-    return keys
-
-
-def sign(
-    claims: Mapping[str, Any],
-    key: str,
-    algorithm: Algorithm,
-    expires_s: float,
-    now: float,
-    kid: str | None = None,
-) -> str:
-    """Return a token with these claims that ends `expires_s` seconds after the wall time `now`.
-
-    `key` is the secret (HS256) or the private key (PEM).
-
-    Raises:
-        ValueError: the key does not fit the algorithm, or is a public one.
-    """
-    _prepare(algorithm, key)
-    content = {**claims, "iat": int(now), "exp": math.ceil(now + expires_s)}
-    try:
-        return jwt.encode(content, key, algorithm=algorithm, headers={"kid": kid} if kid else None)
-    except (jwt.PyJWTError, TypeError, AttributeError):
-        raise ValueError(f"cannot sign with this key; {algorithm} needs the private one") from None
-
-
-def _prepare(algorithm: Algorithm, text: str) -> Any:
-    """Return the key object that checks signatures, or raise ValueError without repeating the key."""
-    if algorithm == "HS256" and len(text.encode()) < MIN_SECRET:
-        raise ValueError(f"an HS256 secret has at least {MIN_SECRET} bytes")
-    method = jwt.get_algorithm_by_name(algorithm)
-    try:
-        key = method.prepare_key(text)
-    except (jwt.PyJWTError, ValueError, TypeError):
-        kind = "a secret, not a PEM key" if algorithm == "HS256" else "a PEM key of that kind"
-        raise ValueError(f"expected {kind}") from None
-    if hasattr(key, "public_key"):
-        key = key.public_key()
-    return _fit(algorithm, key)
-
-
-def _fit(algorithm: Algorithm, key: Any) -> Any:
-    """Return the key if it is strong enough and of the one kind its algorithm means here."""
-    weakness = jwt.get_algorithm_by_name(algorithm).check_key_length(key)
-    if weakness:
-        raise ValueError("the key is too short")
-    if algorithm == "EdDSA" and not isinstance(key, Ed25519PublicKey):
-        raise ValueError("expected an Ed25519 key")
-    return key
-
-
-def _from_jwk(jwk: Any) -> VerificationKey | None:
-    """Return the key of one JWK, or None for one that is not for us."""
-    if not isinstance(jwk, dict) or jwk.get("use", "sig") != "sig" or str(jwk.get("kty")) not in _TYPES:
-        return None
-    algorithm, curve = _TYPES[jwk["kty"]]
-    if jwk.get("alg", algorithm) != algorithm or (curve is not None and jwk.get("crv") != curve):
-        return None
-    kid = jwk.get("kid")
-    try:
-        key = jwt.PyJWK(jwk, algorithm).key
-        if hasattr(key, "public_key"):
-            key = key.public_key()
-        return VerificationKey(kid if isinstance(kid, str) else None, algorithm, _fit(algorithm, key))
-    except (jwt.PyJWTError, ValueError, TypeError, KeyError):
-        return None
 
 
 def _channel_rights(value: Any) -> tuple[Patterns, Patterns]:
@@ -480,13 +390,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, jwt.InvalidIssuerError):
         return "the token is from another issuer"
     return "the token is malformed"
-
-
-def _problem(error: Exception) -> str:
-    return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
-
-
-def _version(path: str) -> tuple[int, int, int]:
-    """Return what changes when a file is rewritten or replaced."""
-    status = os.stat(path)
-    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -29,6 +29,7 @@ from duolink.protocol.messages import (
 )
 from duolink.server import publishing
 from duolink.server.channel import Channel, FanOut, Line, Subscription
+from duolink.server.names import Names
 from duolink.server.recovery import Recoveries
 from duolink.server.registry import Session
 from duolink.server.timers import SLICE
@@ -64,12 +65,23 @@ class Channels:
         self._surely_fits = self._max_message - publishing.ENVELOPE
         self._counts = node.counts
         self._channels: dict[str, Channel] = {}
+        self.names = Names()
+        """Channels with members, in order."""
         self.subscriptions = 0
         """Memberships there are now."""
 
     def __len__(self) -> int:
         """How many channels have members."""
         return len(self._channels)
+
+    @property
+    def log(self) -> Log:
+        """Where publications and shared state are."""
+        return self._log
+
+    def get(self, name: str) -> Channel | None:
+        """The channel of that name, if it has members."""
+        return self._channels.get(name)
 
     def positions(self) -> dict[str, tuple[str, int]]:
         """Channel → the (epoch, offset) its live subscribers stand at, for those with members."""
@@ -156,6 +168,7 @@ class Channels:
         channel = self._channels.get(name)
         if channel is None:
             channel = self._channels[name] = Channel(name, self._retention(name))
+            self.names.add(name)
         subscription = Subscription(channel, session)
         session.subscriptions[channel.name] = subscription
         joined = session.client_id not in channel.members
@@ -182,6 +195,7 @@ class Channels:
             self._tell_watchers(channel, Leave(channel=channel.name, client_id=session.client_id))
         if not channel.members and self._channels.get(channel.name) is channel:
             del self._channels[channel.name]
+            self.names.discard(channel.name)
             self._log.release(channel.name)
 
     def _quiet(self, channel: Channel, connection: "Connection") -> None:
@@ -461,6 +475,7 @@ class Channels:
     def _deliver(self, lines: list[Line], connections: "list[Connection]", alone: bool) -> None:
         """Write lines to connections: a copy of who is live, since writing may close one."""
         frames: dict[str, bytes] = {}
+        wrote = 0
         for connection in connections:
             if connection.lines or not alone:
                 connection.extend(lines)
@@ -468,5 +483,7 @@ class Channels:
             frame = frames.get(connection.kind)
             if frame is None:
                 frame = frames[connection.kind] = connection.frame_lines(lines)
-            connection.write(frame)
+            connection.write(frame, len(lines))
+            wrote += len(frame)
+        self._counts.bytes_out += wrote
         self._counts.channel_out += len(connections) * len(lines)

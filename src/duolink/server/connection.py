@@ -14,6 +14,7 @@ from duolink.protocol.codec import encode
 from duolink.protocol.codes import CloseCode, ErrorCode, may_reconnect
 from duolink.protocol.heartbeat import Beat, Heartbeat
 from duolink.protocol.messages import Error, Goodbye, LinkMessage, Message, Ping
+from duolink.server.happenings import Kind
 from duolink.server.nowire import GONE
 from duolink.server.ratelimit import Throttle
 from duolink.server.registry import Cause, Session
@@ -46,6 +47,7 @@ class Connection:
     """One connection of a node. It is the `WireUser` of its wire."""
 
     __slots__ = (
+        "_checked",
         "_deadline",
         "_errors",
         "_errors_since",
@@ -57,6 +59,7 @@ class Connection:
         "_idle_mark",
         "_look",
         "_paused_until",
+        "_pinged",
         "_seen_told",
         "_size",
         "_soft",
@@ -64,7 +67,10 @@ class Connection:
         "_timer",
         "_unchecked",
         "_welcomed",
+        "asked",
+        "bytes_received",
         "dirty",
+        "extra",
         "frame",
         "full",
         "in_flight",
@@ -77,6 +83,8 @@ class Connection:
         "probed",
         "proven",
         "recoveries",
+        "rtt",
+        "sent",
         "session",
         "stage",
         "storing",
@@ -104,6 +112,16 @@ class Connection:
         """Link messages that wait for the disk."""
         self.payloads = 0
         """Payloads received."""
+        self.asked = ""
+        """The client id its hello has asked for, if a client can have it."""
+        self.extra = 0
+        """Messages received beyond one in each payload."""
+        self.bytes_received = 0
+        """Bytes of payloads received."""
+        self.sent = 0
+        """Messages written."""
+        self.rtt = 0.0
+        """Seconds the last ping took to be answered; 0: none was yet."""
         self.probed = False
         """Whether somebody wants to know if it lives."""
         self.proven = -inf
@@ -116,7 +134,9 @@ class Connection:
         self._paused_until = 0.0
         self._framed: list[bytes] = []
         self._size = 0
-        self._unchecked = 0
+        self._unchecked = 0  # bytes written since the last look at how much the kernel has not taken …
+        self._checked = 0  # … and before it
+        self._pinged = 0.0
         self._hard = node.config.wire.send_buffer
         self._soft = self._hard // 4
         self._look = min(CHECK_EVERY, self._soft)
@@ -136,7 +156,7 @@ class Connection:
         node.batching = True
         self.last_seen = node.now
         self.payloads += 1
-        node.counts.bytes_in += len(payload)
+        self.bytes_received += len(payload)
         messages = node.decoder.binary(payload) if binary else node.decoder.text(payload)
         try:
             if len(messages) == 1:
@@ -154,6 +174,7 @@ class Connection:
 
     def _received_several(self, messages: list[Any], payload: bytes) -> None:
         links_message = self.node.links.message
+        self.extra += len(messages) - 1
         for message, line in zip(messages, payload.split(b"\n"), strict=False):
             if type(message) is LinkMessage and self.session is not None:
                 links_message(self, message, line)
@@ -166,9 +187,12 @@ class Connection:
 
     def alive(self) -> None:
         """See `WireUser.alive`."""
-        self.last_seen = self.node.now
+        node = self.node
+        self.last_seen = node.now
+        if self._pinged:
+            self.rtt, self._pinged = node.clock.monotonic() - self._pinged, 0.0
         if self.probed:
-            self.node.greeter.answered(self)
+            node.greeter.answered(self)
 
     def writable(self) -> None:
         """See `WireUser.writable`."""
@@ -199,6 +223,7 @@ class Connection:
 
     def send_binary(self, payload: bytes) -> None:
         """Append the payload of a binary frame, behind what was sent before."""
+        self.sent += 1 + len(self.lines)
         self._frame_lines_so_far()
         self._framed.append(self.frame(payload, True))
         self._size += len(payload)
@@ -218,9 +243,10 @@ class Connection:
         """Encode a message and append it."""
         self.send(encode(message))
 
-    def write(self, frame: bytes) -> None:
-        """Write a prepared frame at once. Only when nothing waits to be flushed (`dirty`)."""
+    def write(self, frame: bytes, messages: int = 1) -> None:
+        """Write a prepared frame of so many messages at once. Only when nothing waits to be flushed."""
         self.wire.write(frame)
+        self.sent += messages
         self._unchecked += len(frame)
         if self._unchecked > self._look or self.full:
             self._check()
@@ -230,6 +256,7 @@ class Connection:
         self.dirty = False
         lines = self.lines
         count = len(lines)
+        self.sent += count
         if count == 1 and not self._framed:
             data = self.frame(lines[0])
             lines.clear()
@@ -284,10 +311,12 @@ class Connection:
 
     def _check(self) -> None:
         """Look how much the far end has not taken: at most `send_buffer` may wait for it."""
+        self._checked += self._unchecked
         self._unchecked = 0
         buffered = self.wire.buffered()
         if buffered > self._hard:
             if self.stage is not Stage.CLOSING:
+                self.happened("slow_consumer", f"{buffered} bytes waited to be sent")
                 self.end(CloseCode.SLOW_CONSUMER, "too slow: resume and recover")
         elif buffered > self._soft:
             self.full = True
@@ -397,6 +426,10 @@ class Connection:
             session.confirm()
         node.channels.detached(session, self)
         node.session_lost(session, code)
+        if cause is Cause.LOST:
+            node.happenings.add(
+                "detached", session.client_id, session.user, self.peer_address, f"closed with {int(code)}"
+            )
         node.sessions.move(session, cause, node.now)
         if cause is Cause.LOST:
             node.links.detached(session)
@@ -419,6 +452,22 @@ class Connection:
         if self.recoveries is not None:
             recoveries, self.recoveries = self.recoveries, None
             recoveries.close()
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes of frames written."""
+        return self._checked + self._unchecked
+
+    @property
+    def received_messages(self) -> int:
+        """Messages received, of any kind."""
+        return self.payloads + self.extra
+
+    def happened(self, kind: Kind, detail: str) -> None:
+        """Let the operator know of something that happened to this connection's client."""
+        session = self.session
+        client, user = (session.client_id, session.user) if session is not None else (None, None)
+        self.node.happenings.add(kind, client, user, self.peer_address, detail)
 
     @property
     def confirmed(self) -> bool:
@@ -468,6 +517,7 @@ class Connection:
 
     def ping(self) -> None:
         """Ask for a sign of life, as this wire can."""
+        self._pinged = self.node.clock.monotonic()
         if not self.wire.ping():
             self.tell(Ping())
 

@@ -3,34 +3,25 @@
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from math import inf
 from types import TracebackType
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import structlog
-from msgspec import UNSET
+from starlette.types import ASGIApp
 
 from duolink.protocol import codec
-from duolink.protocol.inbound import Received
 from duolink.protocol.messages import (
-    Ack,
-    Error,
     LinkMessage,
-    Message,
-    Peer,
-    Probe,
     Publish,
     Published,
     Set,
-    Skip,
-    Stored,
-    Wait,
 )
 from duolink.server.app import App
 from duolink.server.auth import AuthenticationError, Identity
 from duolink.server.config import Config, Storage
 from duolink.server.hooks import Action, Hooks
+from duolink.server.localclient import CommandFailed, deletion, publication, write
 from duolink.server.policy import SERVER
 from duolink.server.serverlink import Incoming, NotDelivered, Sent, ServerLink, encode
 
@@ -45,10 +36,6 @@ __all__ = [
     "Server",
     "ServerLink",
 ]
-
-MAX_LINKS: Final = 10_000
-"""Clients whose links with the application are remembered; the longest idle is forgotten first, and a message
-of its that comes again is then taken as new. While none is idle, strangers are not heard."""
 
 _log = structlog.get_logger("duolink.server")
 
@@ -104,6 +91,10 @@ class Server:
 
     `database` is a file for mailboxes, history and shared state; without one they end with the process.
     `config` is everything else (see `docs/configuration.md`); what is named beside it stands above it.
+
+    `app` is an ASGI application (FastAPI, Starlette, …) on the same port: it gets every HTTP request whose
+    path is none of the server's own (`/ws`, `/metrics`, `/console`, the paths of the API; all are in
+    `docs/api.md`), and its lifespan events. It gets no WebSockets: those of other paths are refused with 404.
     """
 
     def __init__(
@@ -114,6 +105,7 @@ class Server:
         tcp_port: int | None = None,
         database: str | None = None,
         config: Config | None = None,
+        app: ASGIApp | None = None,
         authenticate: Callable[[str | None], Identity | None] | None = None,
         authorize: Callable[[Identity, Action, str], bool | None] | None = None,
         connected: Callable[[str, Identity, bool], Any] | None = None,
@@ -131,6 +123,7 @@ class Server:
                 config or Config(), host, port, tcp_port, database, external=authenticate is not None
             ),
             authenticator=_HookAuthenticator(authenticate) if authenticate is not None else None,
+            app=app,
             hooks=Hooks(
                 authorize=self._may if authorize is not None else None,
                 connected=self._listening(connected),
@@ -141,13 +134,6 @@ class Server:
             ),
         )
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._links: dict[str, ServerLink] = {}  # the longest unused first
-        self._touched: dict[ServerLink, None] = {}
-        self._due: dict[ServerLink, float] = {}  # when those that wait for something want to be looked at
-        self._pumping = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._commands: dict[int, asyncio.Future[Message]] = {}
-        self._last_command = 0
         self._on_request: Callable[[Incoming], Any] | None = None
         self._on_message: Callable[[Incoming], Any] | None = None
         self._running = False
@@ -155,11 +141,11 @@ class Server:
     # --- life ------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> "Server":
-        """Open database and ports. Raises `OSError` when a port cannot be had, `DatabaseError`."""
+        """Open database and ports. Raises `OSError` when a port cannot be had, `DatabaseError`, `ConfigError`
+        when there are no keys at `auth.jwks_url`, `RuntimeError` when the `app` fails to start."""
         await self._app.start()
-        self._loop = asyncio.get_running_loop()
         self._running = True
-        self._app.node.local.attach(self._deliver)
+        self._app.client.listen(self._handle)
         return self
 
     async def __aexit__(
@@ -171,12 +157,6 @@ class Server:
         """Tell clients to come back later, close every connection and port, end the tasks of handlers."""
         self._running = False
         await self._app.stop()
-        if self._timer is not None:
-            self._timer.cancel()
-        for link in self._links.values():
-            link.close()
-        for future in self._commands.values():
-            future.cancel()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -208,17 +188,7 @@ class Server:
         """Return the link to a client, or to a user (`@bob`: all his clients). Raises `ValueError` for what
         is neither."""
         self._check_running()
-        if not (codec.is_client_id(client_id) or codec.is_user(client_id)):
-            raise ValueError(f"{client_id!r} cannot be a client id")
-        link = self._links.pop(client_id, None)
-        if link is None:
-            self._forget_idle()
-            app = self._app
-            window = (app.config.links.window, app.config.links.window_bytes)
-            now, durable = app.node.clock.monotonic, app.node.durable
-            link = ServerLink(client_id, app.node.local.run, window, now, durable, self._touch)
-        self._links[client_id] = link
-        return link
+        return self._app.client.link(client_id)
 
     async def publish(self, channel: str, data: Any, *, key: str = "") -> Position:
         """Append a value (JSON, or bytes) to a channel; subscribers hear it from `$server`.
@@ -226,8 +196,7 @@ class Server:
         A `key` makes it idempotent: the same key returns the first position while it is remembered. Raises
         `PublishFailed`, and `DataError` for a value that cannot travel.
         """
-        body, binary = encode(data)
-        published = await self._command(Publish(id=0, channel=channel, key=key, binary=binary, data=body))
+        published = await self._command(publication(channel, data, key))
         return Position(published.epoch, published.offset)
 
     async def set(
@@ -236,32 +205,19 @@ class Server:
         """Give a name of a channel's shared state a value (JSON, or bytes); return its version. With `expect`
         only if it has that version now (0: is not there). Raises as `publish` does.
         """
-        body, binary = encode(value)
-        write = Set(id=0, channel=channel, name=name, key=key, binary=binary, data=body)
-        write.expect = UNSET if expect is None else expect
-        return (await self._command(write)).offset
+        return (await self._command(write(channel, name, value, expect, key))).offset
 
     async def delete(self, channel: str, name: str, *, expect: int | None = None, key: str = "") -> None:
         """Take a name out of a channel's shared state. See `set`."""
-        write = Set(id=0, channel=channel, name=name, key=key, deleted=True)
-        write.expect = UNSET if expect is None else expect
-        await self._command(write)
+        await self._command(deletion(channel, name, expect, key))
 
     async def _command(self, message: Publish | Set) -> Published:
         self._check_running()
-        self._last_command += 1
-        message.id = self._last_command
-        answer: asyncio.Future[Message] = self._loop.create_future()
-        self._commands[message.id] = answer
         try:
-            self._say(message)
-            answered = await answer
-        finally:
-            del self._commands[message.id]
-        if isinstance(answered, Published):
-            return answered
-        assert isinstance(answered, Error)
-        raise PublishFailed(answered.code, answered.message, answered.version)
+            return await self._app.client.command(message)
+        except CommandFailed as failed:
+            error = failed.error
+            raise PublishFailed(error.code, error.message, error.version) from None
 
     def disconnect(self, client_id: str, reason: str = "disconnected") -> bool:
         """Send a client away for good (3505); return whether it was here."""
@@ -311,82 +267,6 @@ class Server:
     def _check_running(self) -> None:
         if not self._running:
             raise RuntimeError("the server is not running: enter its context first")
-
-    def _say(self, message: Message) -> None:
-        """Say something to the node as `$server`; what it causes is written at the end of the turn."""
-        self._app.node.local.say(message)
-        self._app.node.wake()
-
-    def _deliver(self, message: Message) -> None:
-        """Take what the node says to `$server`."""
-        if not self._running:
-            return
-        peer = ""
-        if isinstance(message, LinkMessage | Ack | Skip | Probe):
-            peer = message.sender
-        elif isinstance(message, Wait | Stored):
-            peer = message.to
-        elif isinstance(message, Peer):
-            peer = message.client_id
-        elif isinstance(message, Error):
-            peer = message.to
-        if peer:
-            begins = isinstance(message, LinkMessage | Skip | Probe)
-            if peer in self._links or (begins and self._forget_idle()):
-                self.link(peer).receive(message)
-            # Else there is no room for a stranger now; its message stays unacknowledged, and comes again.
-        elif isinstance(message, Published | Error):
-            answer = self._commands.get(message.id)
-            if answer is not None and not answer.done():
-                answer.set_result(message)
-
-    def _touch(self, link: ServerLink) -> None:
-        """A link has something to say: once, at the end of the turn."""
-        self._touched[link] = None
-        if not self._pumping and self._running:
-            self._pumping = True
-            self._loop.call_soon(self._pump)
-
-    def _pump(self) -> None:
-        """Say what links have to say, and hand over what came."""
-        self._pumping = False
-        touched, self._touched = self._touched, {}
-        for link in touched:
-            said, came = link.take()
-            for message in said:
-                self._say(message)
-            for event in came:
-                if isinstance(event, Received):
-                    self._handle(link, event.message)
-            self._due[link] = link.next_timer()
-            if self._due[link] == inf:
-                del self._due[link]
-        self._arm()
-
-    def _arm(self) -> None:
-        """Set one timer for all links that wait for something."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._due and self._running:
-            wait = max(0.0, min(self._due.values()) - self._app.node.clock.monotonic())
-            self._timer = self._loop.call_later(wait, self._timed)
-
-    def _timed(self) -> None:
-        now = self._app.node.clock.monotonic()
-        self._timer = None
-        self._touched.update((link, None) for link, due in self._due.items() if due <= now)
-        self._pump()
-
-    def _forget_idle(self) -> bool:
-        """Make room for a link; return whether there is some. The application's own may go beyond it."""
-        if len(self._links) < MAX_LINKS:
-            return True
-        idle = next((name for name, link in self._links.items() if link.machine.idle), None)
-        if idle is None:
-            return False
-        self._due.pop(self._links.pop(idle), None)
-        return True
 
     # --- handlers --------------------------------------------------------------------------------
 

@@ -22,8 +22,9 @@ from duolink.protocol.messages import (
     Refreshed,
     Welcome,
 )
-from duolink.server.auth import AuthenticationError, Authenticator, Identity
+from duolink.server.auth import AuthenticationError, Authenticator, Identity, UnknownKey
 from duolink.server.connection import Connection
+from duolink.server.happenings import Kind
 from duolink.server.ratelimit import Admission, Throttle, make_throttle
 from duolink.server.registry import Session
 from duolink.server.stages import Stage
@@ -96,6 +97,8 @@ class Greeter:
     def hello(self, connection: Connection, hello: Hello) -> None:
         """Take a connection's hello: it is answered now or later by `welcome`, or by an error and a close."""
         node = self._node
+        if is_client_id(hello.client_id):
+            connection.asked = hello.client_id
         if node.draining:
             self._refuse(
                 connection,
@@ -113,21 +116,42 @@ class Greeter:
         if wait is not None:
             self._overloaded(connection, wait)
             return
-        if not is_client_id(hello.client_id):
+        if not connection.asked:
             self._refuse(connection, ErrorCode.BAD_HELLO, CloseCode.BAD_HELLO, "not a name a client can have")
             return
         if hello.run > node.clock.wall_ms() + limits.MAX_RUN_SKEW:
             self._refuse(connection, ErrorCode.BAD_HELLO, CloseCode.BAD_HELLO, "a run from the future")
             return
-        identity = self._authenticate(connection, hello)
+        self._identify(connection, hello, patient=True)
+
+    def _identify(self, connection: Connection, hello: Hello, patient: bool) -> None:
+        """Find out who it is, then decide. `patient`: a token whose key is being fetched waits for that."""
+        try:
+            identity = self._authenticate(connection, hello)
+        except UnknownKey as unknown:
+            if not patient:
+                text = unknown.message
+                self._refuse(connection, ErrorCode.UNAUTHORIZED, CloseCode.UNAUTHORIZED, text)
+                return
+            connection.greeting()
+            unknown.fetched.add_done_callback(lambda _: self._identify_again(connection, hello))
+            return
         if identity is not None:
             connection.greeting()
             self._decide(Greeting(connection, hello, identity))
+
+    def _identify_again(self, connection: Connection, hello: Hello) -> None:
+        if connection.stage is Stage.GREETING:
+            node = self._node
+            node.now = max(node.now, node.clock.monotonic())
+            self._identify(connection, hello, patient=False)
 
     def _authenticate(self, connection: Connection, hello: Hello) -> Identity | None:
         wall = self._node.clock.wall_ms() / 1000
         try:
             identity = self._authenticator.authenticate(hello.token or None, wall)
+        except UnknownKey:
+            raise
         except AuthenticationError as error:
             expired = error.code == "token_expired"
             close = CloseCode.TOKEN_EXPIRED if expired else CloseCode.UNAUTHORIZED
@@ -151,6 +175,8 @@ class Greeter:
     ) -> None:
         node = self._node
         node.log.warning(code, "hello refused", node.now, address=connection.peer_address, problem=text)
+        kind: Kind = "duplicate" if code is ErrorCode.DUPLICATE else "refused"
+        node.happenings.add(kind, connection.asked, address=connection.peer_address, detail=text)
         error = Error(code=code, message=text, retry_after=retry_after, fatal=True)
         connection.end(close, text, error=error)
 
@@ -323,7 +349,9 @@ class Greeter:
             node.channels.detached(session, older)
             older.fence(CloseCode.REPLACED_CONNECTION, "a newer connection of this session")
             node.session_lost(session, CloseCode.REPLACED_CONNECTION)
-        session.run = run
+        if run != session.run:
+            session.run = run
+            node.links.renumbered(session)
         session.identity = greeting.identity
         self._welcome(greeting, session, resumed=True)
 
@@ -429,15 +457,20 @@ class Greeter:
 
     # --- refresh -----------------------------------------------------------------------------
 
-    def refresh(self, connection: Connection, message: Refresh) -> None:
-        """Take a fresh token of the same client; the earlier one goes on if it is no good."""
+    def refresh(self, connection: Connection, message: Refresh, patient: bool = True) -> None:
+        """Take a fresh token of the same client; the earlier one goes on if it is no good. `patient`: it
+        waits for its key if that is being fetched."""
         session = connection.session
-        assert session is not None
+        if session is None:
+            return  # it has ended meanwhile
         try:
             identity = self._authenticator.authenticate(
                 message.token or None, self._node.clock.wall_ms() / 1000
             )
         except AuthenticationError as error:
+            if patient and isinstance(error, UnknownKey):
+                error.fetched.add_done_callback(lambda _: self.refresh(connection, message, patient=False))
+                return
             connection.error(ErrorCode.UNAUTHORIZED, error.message, id=message.id)
             return
         except Exception:

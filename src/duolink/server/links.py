@@ -15,11 +15,12 @@ from duolink.protocol import limits
 from duolink.protocol.codec import encode, encode_binary, is_client_id, is_id, is_user
 from duolink.protocol.codes import ErrorCode
 from duolink.protocol.messages import Ack, Ephemeral, LinkMessage, Probe, Signal, Skip, Wait
-from duolink.server.mailbox import Mailboxes, settled_of
+from duolink.server.mailbox import Mailboxes, settled_of, told_to
 from duolink.server.party import Flow, Parties, Party
 from duolink.server.policy import SERVER, Consent, may_link
 from duolink.server.registry import Session
 from duolink.server.settings import MAX_WINDOW
+from duolink.server.timing import Timing
 from duolink.server.watchers import Watchers
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Links:
         self._counts = node.counts
         self.count = 0
         """Flows there are now."""
+        self.timing = Timing(node)
         self.on_message: Callable[[LinkMessage, str], None] | None = None
         """Hears every message that is handed over, with its receiver."""
 
@@ -80,11 +82,17 @@ class Links:
             and not message.store
         ):
             self._counts.message_in += 1
+            if lane == "messages":
+                flow.last_messages = message.seq
+                quick_run = flow.quick_run
+            else:
+                flow.last_bulk = message.seq
+                quick_run = -1
             if message.ack:
-                if message.ack_run == flow.ack_run and lane == "messages":
+                if message.ack_run == quick_run:
                     flow.ack_messages = message.ack
                 else:
-                    flow.acknowledge(lane, message.ack_run, message.ack)
+                    self.timing.acknowledge(session, flow, lane, message.ack_run, message.ack)
                 if session.delivery is not None:
                     session.delivery.acknowledged(message.to, "", lane, message.ack_run, message.ack)
             if line[-1:] == b"}" and self.on_message is None and len(line) < self.safe_length:
@@ -157,7 +165,7 @@ class Links:
         if flow is None:
             return
         if not ack.lost:
-            flow.acknowledge(ack.lane, ack.run, ack.seq)
+            self.timing.acknowledge(session, flow, ack.lane, ack.run, ack.seq)
         receiver = flow.party.session
         if receiver is None or receiver.connection is None:
             return
@@ -165,6 +173,8 @@ class Links:
             if not (self._allowed(receiver, session) or self._may(session, flow.party)):
                 return
             flow.reply = receiver
+        if ack.lost and ack.run == receiver.run:
+            flow.told[ack.lane] = receiver.generation, receiver.attachment, ack.seq
         self._stamp(ack, session)
         receiver.connection.send(encode(ack))
         self._counts.ack_out += 1
@@ -283,7 +293,7 @@ class Links:
             self._answer_wait(connection, message, seq, last)
             return
         if type(message) is LinkMessage and message.ack:
-            flow.acknowledge(lane, message.ack_run, message.ack)
+            self.timing.acknowledge(session, flow, lane, message.ack_run, message.ack)
             if session.delivery is not None:
                 session.delivery.acknowledged(message.to, "", lane, message.ack_run, message.ack)
         refused = flow.refused.get(lane, seq)
@@ -297,6 +307,8 @@ class Links:
         if last <= settled:  # its receiver said so, and the sender has not heard it
             self._mailboxes.acknowledge_for(connection, session, flow, lane, settled)
             return
+        if last <= told_to(session, flow, lane):
+            return  # a copy that left before its sender heard; kept now, it would be seen again
         if allowed:
             kept = self._mailboxes.keeps(message.to)
             if not (kept and (message.store or last - message.base >= self._window)):
@@ -305,6 +317,8 @@ class Links:
                     return
                 target = self._open(session, flow, lane, seq)
                 if target is not None and not target.full:
+                    if type(message) is LinkMessage:
+                        self.timing.begin(session, flow, message)
                     self._forward(connection, message, target)
                     return
             if kept:
@@ -345,6 +359,7 @@ class Links:
 
     def _drop_flow(self, session: Session, to: str) -> None:
         flow = session.flows.pop(to)
+        self.timing.forget(flow)
         party = flow.party
         if flow.ack_run and party.session is not None:  # what it has acknowledged may be needed yet
             back = party.session.flows.get(session.client_id)
@@ -411,6 +426,12 @@ class Links:
         self._watchers.announce(party)
         self.drained(party)
 
+    def renumbered(self, session: Session) -> None:
+        """Another process resumes the session (a page that was reloaded) and has numbers of its own: what
+        receivers had finished with of the one before says nothing of them."""
+        for flow in session.flows.values():
+            flow.cursors.clear()
+
     def detached(self, session: Session) -> None:
         """The session has lost its connection."""
         party = session.party
@@ -464,7 +485,7 @@ class Links:
 
     def _close_ways(self, party: Party) -> None:
         for flow in party.flows.values():
-            flow.target = flow.reply = None
+            flow.target = flow.reply = flow.timed = None
 
     def _forget_ways(self, session: Session) -> None:
         """After a hello a sender begins again from its lowest number: what was refused is forgotten. What its
@@ -478,7 +499,8 @@ class Links:
                 self._drop_flow(session, name)
                 continue
             flow.party.waiters.pop(session, None)
-            flow.target = flow.reply = flow.opened = None
+            flow.target = flow.reply = flow.opened = flow.timed = None
+            flow.last_messages = flow.last_bulk = 0
             for table in (flow.refused, flow.first, flow.asked, flow.checked):
                 table.clear()
             flow.storing.clear()

@@ -45,6 +45,15 @@ class LocalConnection(Connection):
         """An application is here from now on: `deliver` takes every message for `$server`."""
         self._deliver = deliver
         assert self.session is not None
+        self.full = False
+        self.node.links.arrived(self.session)
+
+    def speak(self, deliver: Callable[[Any], None]) -> None:
+        """A program is here that sends, and takes nothing: `deliver` gets what is said of its own messages.
+        What clients send to `$server` waits with them, as if nobody was here."""
+        self._deliver = deliver
+        self.full = True
+        assert self.session is not None
         self.node.links.arrived(self.session)
 
     @property

@@ -151,6 +151,8 @@ class Mailboxes:
             self._tell_later()
         elif result.verdict is Verdict.FULL:
             loss = Row(row.seq, row.last, reason=LossReason.MAILBOX_FULL)
+            detail = f"a message from {session.client_id} is lost"
+            self.node.happenings.add("mailbox_full", stream.receiver, detail=detail)
             for delivery in self._deliveries(stream.receiver):
                 delivery.kept(stream, loss, delivery.connection is handed_to)
             if connection.session is session:
@@ -491,3 +493,10 @@ def settled_of(session: Session, flow: Flow, lane: str, back: Flow | None = None
         back = flow.party.session.flows.get(session.client_id)
     settled = flow.cursors.get(lane, 0)
     return max(settled, back.acknowledged(lane, session.run)) if back is not None else settled
+
+
+def told_to(session: Session, flow: Flow, lane: str) -> int:
+    """How far an acknowledgement goes that lists losses and is on its way to this session's connection."""
+    back = flow.party.session.flows.get(session.client_id) if flow.party.session is not None else None
+    generation, attachment, seq = back.told.get(lane, (0, 0, 0)) if back is not None else (0, 0, 0)
+    return seq if (generation, attachment) == (session.generation, session.attachment) else 0

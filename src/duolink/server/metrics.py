@@ -29,6 +29,13 @@ LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 """Upper bounds (seconds) of the loop lag histogram; beyond 0.1 s pings start to suffer."""
 
 
+DELIVERY_BUCKETS: Final = (
+    0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
+)  # fmt: skip
+"""Upper bounds (seconds) of the delivery histogram: from one machine to a network that had to be waited
+for."""
+
+
 class Gauges(Struct, frozen=True):
     """What there is now; the node makes one when it is asked."""
 
@@ -40,8 +47,14 @@ class Gauges(Struct, frozen=True):
     links: int = 0
     mailbox_messages: int = 0
     mailbox_bytes: int = 0
+    mailboxes: int = 0
+    """Mailboxes with messages."""
     buffered_bytes: int = 0
     """Bytes waiting to be sent, over all connections."""
+    slow: int = 0
+    """Connections that have so much waiting that their senders wait."""
+    bytes_received: int = 0
+    """Bytes of payloads that came on the connections that are open."""
 
 
 class Counts:
@@ -51,6 +64,7 @@ class Counts:
     __slots__ = (
         "ack_in",
         "ack_out",
+        "api_requests",
         "bytes_in",
         "bytes_out",
         "channel_in",
@@ -58,11 +72,14 @@ class Counts:
         "closes",
         "connections",
         "delivered",
+        "delivery_buckets",
+        "delivery_sum",
         "duplicates",
         "ephemeral_in",
         "ephemeral_out",
         "errors",
         "heartbeats_lost",
+        "jwks_fetches",
         "lag_buckets",
         "lag_last",
         "lag_sum",
@@ -91,7 +108,8 @@ class Counts:
         self.ephemeral_in = self.ephemeral_out = 0
         self.signal_in = self.signal_out = 0
         self.session_in = self.session_out = 0
-        # Payload bytes, and writes to a transport (a write may carry many messages).
+        # Payload bytes (in: on connections that have ended; the others count for themselves), and writes to a
+        # transport (a write may carry many messages).
         self.bytes_in = self.bytes_out = self.writes = 0
         self.connections = 0
         self.publications = 0
@@ -106,6 +124,10 @@ class Counts:
         self.recoveries: dict[str, int] = {}
         self.lag_buckets = [0] * (len(LAG_BUCKETS) + 1)
         self.lag_sum = self.lag_last = 0.0
+        self.delivery_buckets = [0] * (len(DELIVERY_BUCKETS) + 1)
+        self.delivery_sum = 0.0
+        self.api_requests: dict[tuple[str, int], int] = {}
+        self.jwks_fetches: dict[str, int] = {}
 
     def error(self, code: str) -> None:
         """Count an `error` message sent."""
@@ -126,6 +148,27 @@ class Counts:
     def recovery(self, result: str) -> None:
         """Count a subscription that named a position: `complete` or `gap`."""
         _count(self.recoveries, result)
+
+    def delivery(self, seconds: float) -> None:
+        """Record how long a message took to be acknowledged by its receiver."""
+        self.delivery_buckets[bisect_left(DELIVERY_BUCKETS, seconds)] += 1
+        self.delivery_sum += seconds
+
+    def deliveries(self) -> Iterator[tuple[float | None, int]]:
+        """Yield (upper bound in seconds, how many took at most that long); the last bound is None."""
+        total = 0
+        for bound, count in zip((*DELIVERY_BUCKETS, None), self.delivery_buckets, strict=True):
+            total += count
+            yield bound, total
+
+    def api_request(self, route: str, status: int) -> None:
+        """Count an answer of the API; `route` is a path of its table."""
+        key = route, status
+        self.api_requests[key] = self.api_requests.get(key, 0) + 1
+
+    def jwks_fetch(self, result: str) -> None:
+        """Count a fetch of keys: `ok` or `failed`."""
+        _count(self.jwks_fetches, result)
 
     def lag(self, seconds: float) -> None:
         """Record how late the event loop was."""
@@ -149,12 +192,13 @@ class NodeCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric of the node."""
-        yield from self._now()
-        yield from self._traffic()
-        yield from self._events()
-
-    def _now(self) -> Iterator[Metric]:
         now = self._gauges()
+        yield from self._now(now)
+        yield from self._traffic(now)
+        yield from self._events()
+        yield from self._http()
+
+    def _now(self, now: Gauges) -> Iterator[Metric]:
         sessions = GaugeMetricFamily("duolink_sessions", "Sessions by state.", labels=["state"])
         sessions.add_metric(["active"], now.sessions_active)
         sessions.add_metric(["detached"], now.sessions_detached)
@@ -174,8 +218,14 @@ class NodeCollector(Collector):
         yield GaugeMetricFamily(
             "duolink_send_buffer_bytes", "Bytes waiting to be sent.", value=now.buffered_bytes
         )
+        yield GaugeMetricFamily(
+            "duolink_mailboxes", "Mailboxes that have messages or losses.", value=now.mailboxes
+        )
+        yield GaugeMetricFamily(
+            "duolink_slow_consumers", "Connections so far behind that their senders wait.", value=now.slow
+        )
 
-    def _traffic(self) -> Iterator[Metric]:
+    def _traffic(self, now: Gauges) -> Iterator[Metric]:
         counts = self._counts
         messages = CounterMetricFamily(
             "duolink_messages", "Messages by kind and direction.", labels=["kind", "direction"]
@@ -185,7 +235,7 @@ class NodeCollector(Collector):
                 messages.add_metric([kind, direction], getattr(counts, f"{kind}_{direction}"))
         yield messages
         size = CounterMetricFamily("duolink_bytes", "Payload bytes by direction.", labels=["direction"])
-        size.add_metric(["in"], counts.bytes_in)
+        size.add_metric(["in"], counts.bytes_in + now.bytes_received)
         size.add_metric(["out"], counts.bytes_out)
         yield size
         settled = CounterMetricFamily(
@@ -232,6 +282,26 @@ class NodeCollector(Collector):
             buckets=buckets,
             sum_value=counts.lag_sum,
         )
+        yield HistogramMetricFamily(
+            "duolink_delivery_seconds",
+            "From a message's arrival to its receiver's acknowledgement; about one a second of each link.",
+            buckets=[("+Inf" if bound is None else str(bound), n) for bound, n in counts.deliveries()],
+            sum_value=counts.delivery_sum,
+        )
+
+    def _http(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "duolink_api_requests", "Requests to the operator's API.", labels=["route", "status"]
+        )
+        for (route, status), count in sorted(self._counts.api_requests.items()):
+            requests.add_metric([route, str(status)], count)
+        yield requests
+        fetches = CounterMetricFamily(
+            "duolink_jwks_fetches", "Fetches of the keys at auth.jwks_url.", labels=["result"]
+        )
+        for result in sorted(self._counts.jwks_fetches):
+            fetches.add_metric([result], self._counts.jwks_fetches[result])
+        yield fetches
 
 
 def make_registry(counts: Counts, gauges: Callable[[], Gauges]) -> CollectorRegistry:

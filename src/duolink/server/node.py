@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from duolink.engines.base import Engines, Entry
 from duolink.protocol import limits
 from duolink.protocol.codec import CLIENT, Decoder
-from duolink.protocol.codes import CloseCode
+from duolink.protocol.codes import CloseCode, may_reconnect
 from duolink.protocol.heartbeat import Pace
 from duolink.protocol.messages import FromClient, LinkMessage
 from duolink.server.auth import Authenticator, Identity
@@ -24,6 +24,7 @@ from duolink.server.channel import Channel
 from duolink.server.channels import Channels
 from duolink.server.connection import Connection
 from duolink.server.greeter import Greeter
+from duolink.server.happenings import Happenings
 from duolink.server.history import Histories
 from duolink.server.hooks import Action, Hooks
 from duolink.server.links import Links
@@ -33,8 +34,9 @@ from duolink.server.metrics import Counts, Gauges
 from duolink.server.party import Parties
 from duolink.server.policy import Consent
 from duolink.server.ratelimit import Throttle, make_throttle
-from duolink.server.registry import Session, Sessions
+from duolink.server.registry import Cause, Session, Sessions
 from duolink.server.settings import Config
+from duolink.server.stages import Stage
 from duolink.server.timers import Clock, Timers, Work
 from duolink.server.watchers import Watchers
 from duolink.server.wire import Wire
@@ -83,6 +85,8 @@ class Node:
         self.new_token = new_token
         self.durable = engines.durable
         self.name = "duolink"
+        self.happenings = Happenings(clock)
+        """What happened lately, for the operator."""
         self.now = clock.monotonic()
         """Monotonic seconds as of the last poll."""
         heartbeat = config.heartbeat
@@ -168,6 +172,7 @@ class Node:
         """Send everyone away for a restart, in slices: `goodbye` with the spread, close 1012. New hellos are
         refused from now on. Sessions wait for their clients as if the connections had been lost."""
         self.draining = True
+        self.happenings.add("draining", detail=f"{len(self._connections)} connections are sent away")
         self.work.start(self._drain(spread_ms))
 
     def disconnect(self, client_id: str, reason: str = "disconnected") -> bool:
@@ -175,7 +180,20 @@ class Node:
         session = self.sessions.get(client_id)
         if session is None or session.connection is None:
             return False
-        session.connection.end(CloseCode.DISCONNECTED, reason)
+        return self.send_away(client_id, CloseCode.DISCONNECTED, reason)
+
+    def send_away(self, client_id: str, code: CloseCode, reason: str) -> bool:
+        """Close a client's connection with this code. Without one, a session that waits to be resumed ends,
+        if the code is for good. Returns whether there was a session."""
+        session = self.sessions.get(client_id)
+        if session is None:
+            return False
+        self.happenings.add("disconnected", client_id, session.user, detail=reason)
+        if session.connection is not None:
+            session.connection.end(code, reason)
+        elif not may_reconnect(code):
+            self.sessions.move(session, Cause.LEFT, self.clock.monotonic())
+            self.wake()
         return True
 
     # --- what there is -----------------------------------------------------------------------
@@ -185,9 +203,11 @@ class Node:
         """Transports this node uses now."""
         return len(self._connections)
 
-    def gauges(self) -> Gauges:
-        """Count what there is now; costs a look at every connection."""
+    def gauges(self, buffered: bool = True) -> Gauges:
+        """Count what there is now; costs a look at every connection, and most of it for what they have
+        `buffered`."""
         kept, kept_bytes = self._engines.mailbox.totals()
+        connections = self._connections
         return Gauges(
             connections=len(self._connections),
             sessions_active=self.sessions.active,
@@ -197,7 +217,10 @@ class Node:
             links=self.links.count,
             mailbox_messages=kept,
             mailbox_bytes=kept_bytes,
-            buffered_bytes=sum(connection.wire.buffered() for connection in self._connections),
+            mailboxes=self._engines.mailbox.receivers(),
+            buffered_bytes=sum(c.wire.buffered() for c in connections) if buffered else 0,
+            slow=sum(c.full and c.stage is Stage.OPEN for c in connections),
+            bytes_received=sum(c.bytes_received for c in connections),
         )
 
     # --- for the rooms of the node -----------------------------------------------------------
@@ -207,6 +230,7 @@ class Node:
         if connection in self._connections:
             del self._connections[connection]
             self.counts.close(code)
+            self.counts.bytes_in += connection.bytes_received
 
     def authorize(self, identity: Identity, action: Action, name: str, allowed: bool) -> bool:
         """Whether an identity may do something: the application's word, else `allowed`."""
@@ -234,6 +258,9 @@ class Node:
 
     def session_opened(self, session: Session, resumed: bool) -> None:
         """A connection carries the session now."""
+        connection = session.connection
+        if connection is not None:  # else it has ended in the middle of its welcome
+            connection.happened("resumed" if resumed else "connected", connection.kind)
         if self.hooks.connected is not None:
             self.call_hook("connected", self.hooks.connected, session.client_id, session.identity, resumed)
 
@@ -243,6 +270,8 @@ class Node:
             self.call_hook("disconnected", self.hooks.disconnected, session.client_id, int(code))
 
     def _session_ended(self, session: Session) -> None:
+        why = "it left, or was replaced" if session.left else "it did not come back"
+        self.happenings.add("ended", session.client_id, session.user, detail=why)
         self.channels.ended(session)
         self.links.ended(session)
         if self.hooks.ended is not None:
@@ -263,6 +292,7 @@ class Node:
 
     def _ticked(self, now: float) -> None:
         self._look_at_storage()
+        self.links.timing.sample()
         self._tick_running = bool(self._connections)
         if self._tick_running:
             self.timers.at(now + self._tick, self._ticked)
@@ -272,8 +302,10 @@ class Node:
         problem = self._engines.problem()
         if problem and not self._problem:
             self.log.warning("storage", "nothing can be stored", self.now, problem=problem)
+            self.happenings.add("engine_failed", detail=problem)
         elif self._problem and not problem:
             self.log.warning("storage", "the storage is well again", self.now)
+            self.happenings.add("engine_recovered", detail="the storage is well again")
             self.mailboxes.call_back()
         self._problem = problem
 

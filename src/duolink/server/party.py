@@ -1,7 +1,7 @@
 """A client as links see it, and one sender's way to it."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from duolink.server.registry import Session
 
@@ -29,6 +29,15 @@ class Party:
         return self.session.connection if self.session is not None else None
 
 
+class Timed(NamedTuple):
+    """A number on its way, and when it came (monotonic seconds)."""
+
+    lane: str
+    run: int
+    seq: int
+    since: float
+
+
 class Flow:
     """One sender's way to one party."""
 
@@ -40,12 +49,17 @@ class Flow:
         "checked",
         "cursors",
         "first",
+        "last_bulk",
+        "last_messages",
         "opened",
         "party",
+        "quick_run",
         "refused",
         "reply",
         "storing",
         "target",
+        "timed",
+        "told",
     )
 
     def __init__(self, party: Party) -> None:
@@ -72,6 +86,16 @@ class Flow:
         """What this flow's sender has acknowledged of the other way: the run, …"""
         self.ack_messages = self.ack_bulk = 0
         """… and how far each lane is finished with."""
+        self.quick_run = -1
+        """`ack_run`, if its acknowledgements need only be noted; -1: somebody waits for one of them."""
+        self.last_messages = self.last_bulk = 0
+        """The newest number of each lane that was handed over."""
+        self.timed: Timed | None = None
+        """The number whose way is being timed."""
+
+        self.told: dict[str, tuple[int, int, int]] = {}
+        """Lane → of an acknowledgement that lists losses, and so cannot be repeated from here: the generation
+        and attachment of the sender it went to, and how far everything is finished with."""
 
     def acknowledged(self, lane: str, run: int) -> int:
         """How far this flow's sender has acknowledged the other way; 0 for another run."""
@@ -85,6 +109,7 @@ class Flow:
             return
         if run > self.ack_run:
             self.ack_run, self.ack_messages, self.ack_bulk = run, 0, 0
+            self.quick_run = -1
         if lane == "messages":
             self.ack_messages = max(self.ack_messages, seq)
         else:

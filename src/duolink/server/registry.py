@@ -15,6 +15,7 @@ import msgspec
 
 from duolink.protocol.messages import Hello
 from duolink.server.auth import Identity
+from duolink.server.names import Names
 from duolink.server.timers import Timer, Timers
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Session:
     __slots__ = (
         "_previous",
         "_secret",
+        "attached",
         "attachment",
         "client_id",
         "connection",
@@ -72,6 +74,7 @@ class Session:
         "left",
         "party",
         "run",
+        "since",
         "state",
         "subscriptions",
         "suffix",
@@ -87,6 +90,10 @@ class Session:
         self.id = session_id
         self.generation = generation
         self.attachment = 0
+        self.since = 0.0
+        """When it began (monotonic seconds) …"""
+        self.attached = 0.0
+        """… and when its newest connection came."""
         self.run = run
         self.identity = identity
         self.state = State.DETACHED
@@ -134,6 +141,8 @@ class Sessions:
         self._window = window
         self._ended = ended
         self._by_client: dict[str, Session] = {}
+        self.names = Names()
+        """Their clients, in order."""
         self.active = 0
         """How many of them have a connection."""
 
@@ -157,11 +166,14 @@ class Sessions:
                 raise ValueError(f"generation {session.generation} is not newer than {older.generation}")
             self.move(older, Cause.FENCED, now)
         self._by_client[session.client_id] = session
+        self.names.add(session.client_id)
+        session.since = now
 
     def attach(self, session: Session, connection: "Connection", secret: str, now: float) -> None:
         """A hello was accepted: this connection carries the session from now on, with a new secret."""
         self.move(session, Cause.RESUMED, now)
         session.connection = connection
+        session.attached = now
         session.attachment += 1
         session.rotate(secret)
 
@@ -180,6 +192,7 @@ class Sessions:
             session.left = cause is not Cause.EXPIRED
             if self._by_client.get(session.client_id) is session:
                 del self._by_client[session.client_id]
+                self.names.discard(session.client_id)
             self._ended(session)
 
 

@@ -40,6 +40,18 @@ class Sent:
         self._waiters: list[asyncio.Future[None]] = []
 
     @property
+    def state(self) -> Literal["sent", "stored", "delivered", "lost"]:
+        """What has become of it so far."""
+        if self._end is None:
+            return "stored" if self._stored else "sent"
+        return "lost" if isinstance(self._end, NotDelivered) else self._end
+
+    @property
+    def failure(self) -> NotDelivered | None:
+        """Why it is lost, if it is."""
+        return self._end if isinstance(self._end, NotDelivered) else None
+
+    @property
     def settled(self) -> bool:
         """Whether its end is known."""
         return self._end is not None
@@ -141,11 +153,14 @@ class ServerLink:
         """How many messages are neither delivered nor lost."""
         return self.machine.unsettled
 
-    async def send(self, data: Any, *, lane: str = "messages", expires: float = RUN_OUT) -> Sent:
+    async def send(
+        self, data: Any, *, lane: str = "messages", expires: float = RUN_OUT, collapse: str = ""
+    ) -> Sent:
         """Number a value (JSON, or bytes) for the client, waiting for room; return what tells its fate.
 
         The client need not be here: the message waits for it, at most `expires` seconds; in its mailbox if
-        the server has a database, else in this process.
+        the server has a database, else in this process. One that waits there is replaced by a newer one with
+        the same `collapse` key.
         Raises `DataError` for a value that cannot travel, `ValueError` for an unknown lane, `RuntimeError`
         when the server has stopped.
         """
@@ -154,7 +169,7 @@ class ServerLink:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             await waiter
-        return self._submit(body, binary, lane=lane, expires=self._now() + expires)
+        return self._submit(body, binary, lane=lane, expires=self._now() + expires, collapse=collapse)
 
     def reply(self, request: Incoming, body: Raw, binary: bool, failed: bool) -> bool:
         """Answer a request; return False when the window has no room (its client does not take answers)."""

@@ -6,13 +6,37 @@ and flags. `None` means *automatic* or *not set*, never *off*; off is `0` or `fa
 """
 
 import ipaddress
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from msgspec import Meta, Struct
-
 from duolink.protocol import limits
+from duolink.server.rates import AUTOMATIC_RATES, RateName, Rates
+from duolink.server.sections import ConfigError, Section, about, count, port_number, seconds, size
+
+__all__ = [
+    "AUTOMATIC_RATES",
+    "MAX_MESSAGE",
+    "MAX_WINDOW",
+    "Algorithm",
+    "Auth",
+    "ChannelSettings",
+    "Config",
+    "ConfigError",
+    "Heartbeat",
+    "Http",
+    "Key",
+    "Limits",
+    "Links",
+    "Listen",
+    "Log",
+    "Mailboxes",
+    "RateName",
+    "Rates",
+    "Session",
+    "Storage",
+    "Wire",
+    "is_loopback",
+]
 
 MAX_MESSAGE = limits.MAX_PAYLOAD // 2
 """Bytes up to which `wire.max_message` may be raised: clients take payloads of `limits.MAX_PAYLOAD`, and a
@@ -23,45 +47,6 @@ MAX_WINDOW = 2048
 be able to hold (4096) for an application that does not read."""
 
 Algorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
-
-
-def about(text: str, **bounds: Any) -> Meta:
-    """Return the description of a field, with the bounds of its values."""
-    return Meta(description=text, **bounds)
-
-
-def seconds(text: str, ge: float = 0, le: float = 31_536_000) -> Meta:
-    """Describe a time: at most a year."""
-    return Meta(description=text, ge=ge, le=le)
-
-
-def count(text: str, ge: int = 0, le: int = 10_000_000) -> Meta:
-    """Describe a number of things: more than ten million of anything is a typing error."""
-    return Meta(description=text, ge=ge, le=le)
-
-
-def size(text: str, ge: int = 0, le: int = 1 << 40) -> Meta:
-    """Describe a size in bytes: at most a tebibyte."""
-    return Meta(description=text, ge=ge, le=le)
-
-
-def port_number(text: str) -> Meta:
-    """Describe a port."""
-    return Meta(description=text, ge=0, le=65_535)
-
-
-class ConfigError(ValueError):
-    """A setting that is not allowed. `str()` is one line for the operator; `key` is dotted."""
-
-    def __init__(self, key: str, problem: str, source: str = "configuration") -> None:
-        super().__init__(f"{source}: {key}: {problem}" if key else f"{source}: {problem}")
-        self.key = key
-        self.problem = problem
-        self.source = source
-
-
-class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What all sections are: immutable, by keyword, without unknown keys."""
 
 
 class Listen(Section, frozen=True, kw_only=True):
@@ -286,6 +271,24 @@ class Auth(Section, frozen=True, kw_only=True):
 
     keys: Annotated[list[Key], about("Keys that tokens are checked with.")] = []
     jwks_file: Annotated[str, about("A JWKS file of more keys; read again when it changes.")] | None = None
+    jwks_url: (
+        Annotated[
+            str,
+            about(
+                "Where more keys are fetched from (JWKS): `https://…`, or `http://` on this machine. Fetched "
+                "again before they are too old, and at once for a key id that is not there. While that "
+                "fails, the last good ones count; the server does not start without any.",
+                min_length=1,
+            ),
+        ]
+        | None
+    ) = None
+    jwks_max_age_s: Annotated[
+        float,
+        seconds(
+            "Age up to which fetched keys count; `Cache-Control: max-age` may say less.", ge=60, le=86_400
+        ),
+    ] = 3600.0
     issuer: Annotated[str, about("What a token's `iss` must be.")] | None = None
     audience: Annotated[str, about("What a token's `aud` must be or contain.")] | None = None
     leeway_s: Annotated[float, seconds("Difference of clocks that is forgiven.", le=300)] = 5.0
@@ -297,64 +300,6 @@ class Auth(Section, frozen=True, kw_only=True):
             "does not start."
         ),
     ] = False
-
-
-class Rates(Section, frozen=True, kw_only=True):
-    """Rate limits. They slow reading down and lose nothing. A rate of 0 is off; a burst of 0 is one second
-    of its rate. Automatic: off in development, else the value in brackets."""
-
-    connection_messages_per_s: Annotated[int, count("Messages from one connection (1000).")] | None = None
-    connection_messages_burst: Annotated[int, count("… at once (4000).")] | None = None
-    connection_bytes_per_s: Annotated[int, size("Bytes from one connection (4 MiB).")] | None = None
-    connection_bytes_burst: Annotated[int, size("… at once (8 MiB).")] | None = None
-    client_messages_per_s: (
-        Annotated[int, count("Messages from one client, over all its connections (1000).")] | None
-    ) = None
-    client_messages_burst: Annotated[int, count("… at once (4000).")] | None = None
-    client_bytes_per_s: Annotated[int, size("Bytes from one client (4 MiB).")] | None = None
-    client_bytes_burst: Annotated[int, size("… at once (8 MiB).")] | None = None
-    address_messages_per_s: (
-        Annotated[int, count("Messages from one address (IPv6: one /64), all clients together (20000).")]
-        | None
-    ) = None
-    address_messages_burst: Annotated[int, count("… at once (80000).")] | None = None
-    address_bytes_per_s: Annotated[int, size("Bytes from one address (64 MiB).")] | None = None
-    address_bytes_burst: Annotated[int, size("… at once (128 MiB).")] | None = None
-    handshakes_per_s: Annotated[int, count("New connections from one address (50).")] | None = None
-    handshakes_burst: Annotated[int, count("… at once (500).")] | None = None
-    admissions_per_s: (
-        Annotated[
-            int,
-            count(
-                "Hellos the whole server takes, before tokens are checked (2000). The rest are told when to "
-                "come again."
-            ),
-        ]
-        | None
-    ) = None
-    admissions_burst: Annotated[int, count("… at once (4000).")] | None = None
-
-
-AUTOMATIC_RATES: Mapping[str, tuple[int, int]] = {
-    # Sixteen full windows of a link in a burst; a device that needs more is configured to have more.
-    "connection_messages": (1000, 4000),
-    "connection_bytes": (4 << 20, 8 << 20),
-    # As for a connection: reconnecting must not refill the bucket.
-    "client_messages": (1000, 4000),
-    "client_bytes": (4 << 20, 8 << 20),
-    # Offices and mobile carriers put hundreds of people behind one address.
-    "address_messages": (20_000, 80_000),
-    "address_bytes": (64 << 20, 128 << 20),
-    "handshakes": (50, 500),
-    # At 0.08 ms for an RS256 check, a sixth of a core.
-    "admissions": (2000, 4000),
-}
-"""(per second, burst) of each rate when authentication is on and nothing is configured."""
-
-RateName = Literal[
-    "connection_messages", "connection_bytes", "client_messages", "client_bytes",
-    "address_messages", "address_bytes", "handshakes", "admissions",
-]  # fmt: skip
 
 
 class Limits(Section, frozen=True, kw_only=True):
@@ -384,7 +329,7 @@ class Log(Section, frozen=True, kw_only=True):
 
 
 class Http(Section, frozen=True, kw_only=True):
-    """The HTTP side: health, metrics."""
+    """The HTTP side: health, metrics, pages, the operator's API."""
 
     metrics_token: (
         Annotated[
@@ -396,9 +341,30 @@ class Http(Section, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    operator_token: (
+        Annotated[
+            str,
+            about(
+                "Bearer token that opens `/api`, beside tokens of `[auth]` with the claim `operator: true`. "
+                "Only development needs none.",
+                min_length=32,
+            ),
+        ]
+        | None
+    ) = None
+    playground: (
+        Annotated[
+            bool,
+            about("Serve the page `/playground`, and lead `/` to it. Automatic: in development only."),
+        ]
+        | None
+    ) = None
+    console: Annotated[bool, about("Serve the page `/console`. The page itself holds no secret.")] = True
 
     def __repr__(self) -> str:
-        return f"Http(metrics_token={'…' if self.metrics_token else None!r})"
+        tokens = ("metrics_token", self.metrics_token), ("operator_token", self.operator_token)
+        shown = ", ".join(f"{name}={'…' if token else None!r}" for name, token in tokens)
+        return f"Http({shown}, playground={self.playground!r}, console={self.console!r})"
 
 
 class Config(Section, frozen=True, kw_only=True):
@@ -425,7 +391,7 @@ class Config(Section, frozen=True, kw_only=True):
     @property
     def development(self) -> bool:
         """Whether nobody is authenticated. Such a server listens on loopback only."""
-        return not (self.auth.keys or self.auth.jwks_file or self.auth.external)
+        return not (self.auth.keys or self.auth.jwks_file or self.auth.jwks_url or self.auth.external)
 
     @property
     def echo(self) -> bool:
@@ -436,6 +402,11 @@ class Config(Section, frozen=True, kw_only=True):
     def connect(self) -> bool:
         """Whether `/connect` is served."""
         return self.development if self.listen.connect is None else self.listen.connect
+
+    @property
+    def playground(self) -> bool:
+        """Whether `/playground` is served."""
+        return self.development if self.http.playground is None else self.http.playground
 
     @property
     def consent(self) -> Literal["open", "token"]:
@@ -494,7 +465,7 @@ def _check(config: Config) -> None:
             "listen.host",
             f"{listen.host!r} is not loopback, and without authentication the server listens on loopback "
             'only. Configure a key in duolink.toml, for example:  [[auth.keys]]  algorithm = "HS256"  '
-            'key_file = "duolink.key"  (or auth.jwks_file); or listen on 127.0.0.1',
+            'key_file = "duolink.key"  (or auth.jwks_file, auth.jwks_url); or listen on 127.0.0.1',
         )
     if bool(listen.tls_certificate) != bool(listen.tls_key):
         missing = "listen.tls_key" if listen.tls_certificate else "listen.tls_certificate"
@@ -530,10 +501,18 @@ def _check(config: Config) -> None:
     for index, key in enumerate(auth.keys):
         if (key.key is None) == (key.key_file is None):
             raise ConfigError(f"auth.keys[{index}]", "needs exactly one of key and key_file")
+    if auth.jwks_url is not None and not _may_tell_keys(auth.jwks_url):
+        raise ConfigError(
+            "auth.jwks_url",
+            f"{auth.jwks_url!r} is neither https:// nor http:// of this machine; whoever can change what it "
+            "answers can let anybody in",
+        )
     if config.development:
         for name in ("issuer", "audience", "required_claims"):
             if getattr(auth, name):
-                raise ConfigError(f"auth.{name}", "has no effect without auth.keys or auth.jwks_file")
+                raise ConfigError(
+                    f"auth.{name}", "has no effect without auth.keys, auth.jwks_file or auth.jwks_url"
+                )
     for pattern in config.channels:
         if not pattern or "*" in pattern[:-1]:
             raise ConfigError(
@@ -552,3 +531,14 @@ def _check_origin(origin: str) -> None:
         plain = False
     if not plain or origin != origin.lower():
         raise ConfigError("listen.origins", problem)
+
+
+def _may_tell_keys(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises ValueError when it is no port
+    except ValueError:
+        return False
+    if not parts.hostname or parts.username is not None or not url.isprintable() or " " in url:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))

@@ -8,7 +8,7 @@ from duolink.protocol.codec import is_id
 from duolink.protocol.codes import ErrorCode, PeerState
 from duolink.protocol.messages import Peer, Watch, Watching
 from duolink.server.party import Parties, Party
-from duolink.server.policy import Consent, may_link
+from duolink.server.policy import SERVER, Consent, may_link
 from duolink.server.registry import Session
 
 if TYPE_CHECKING:
@@ -76,7 +76,10 @@ class Watchers:
     def state(self, observer: Session, party: Party) -> Peer:
         """What this observer may know of a party."""
         session = party.session
-        if session is None or not may_link(self._consent, observer, party):
+        absent = session is None or (
+            party.name == SERVER and party.connection is not None and party.connection.full
+        )
+        if session is None or absent or not may_link(self._consent, observer, party):
             return Peer(client_id=party.name, state=PeerState.AWAY)
         if session.connection is None:
             return Peer(client_id=party.name, state=PeerState.RECONNECTING)

@@ -34,7 +34,6 @@ const module = await minify(code, {
     passes: 3,
     pure_getters: true,
     unsafe_arrows: true,
-    reduce_funcs: false,
     if_return: false,
     inline: 0,
   },

@@ -204,7 +204,7 @@ export class Client {
     session.link(peer);
     if (watch && !peer.startsWith("@") && !session.watched.has(peer)) {
       const most = this.welcome?.limits.watched ?? MAX_WATCHED;
-      if (session.watched.size >= most) throw new RangeError(`${most} are watched; pass watch: false`);
+      if (session.watched.size >= most) throw new RangeError(`${most} watched; pass watch: false`);
       session.watch(peer);
       this._flush();
     }

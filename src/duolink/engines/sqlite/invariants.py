@@ -63,6 +63,14 @@ INVARIANTS: Final[tuple[tuple[str, str], ...]] = (
         " WHERE messages <> ifnull(found, 0) OR size <> ifnull(bytes, 0) OR losses <> ifnull(lost_rows, 0)",
     ),
     (
+        "mailboxes that are listed wrong",
+        "SELECT count(*) FROM mailboxes FULL JOIN (SELECT receiver AS found, sum(messages) AS count,"
+        " sum(size) AS bytes, count(DISTINCT sender) AS from_whom FROM streams JOIN standings"
+        " ON stream = number WHERE messages > 0 GROUP BY receiver) ON found = receiver"
+        " WHERE receiver IS NULL OR found IS NULL OR messages <> count OR size <> bytes"
+        " OR senders <> from_whom",
+    ),
+    (
         "mailboxes that are counted wrong together",
         "SELECT (SELECT ifnull(max(iif(name = 'mail_messages', value, 0)), 0) FROM meta)"
         " <> (SELECT ifnull(sum(messages), 0) FROM standings)"

@@ -7,10 +7,21 @@ from typing import Any, Final
 import apsw
 from msgspec import json
 
-from duolink.engines.base import Box, Done, Failure, MailboxLimits, Row, Standing, StoreResult, Stream
+from duolink.engines.base import (
+    Box,
+    Done,
+    Failure,
+    Holding,
+    MailboxLimits,
+    Row,
+    Standing,
+    StoreResult,
+    Stream,
+)
 from duolink.engines.box import seen
 from duolink.engines.mailroom import Mailroom
 from duolink.engines.memory import Clock
+from duolink.engines.sqlite.holdings import read_deepest, read_holdings, read_listing
 from duolink.engines.sqlite.shelf import SqliteShelf
 from duolink.engines.sqlite.writer import Reader, Writer
 from duolink.protocol.messages import LostRange
@@ -35,7 +46,8 @@ _PAGE: Final = """
     )
     SELECT json_array(number, place, json((
         SELECT json_group_array(
-            json_array(seq, last, reason, length(body), expires, flags, coalesce(collapse, '')) ORDER BY seq)
+            json_array(seq, last, reason, length(body), expires, flags, coalesce(collapse, ''), time)
+            ORDER BY seq)
         FROM (
             SELECT * FROM (SELECT * FROM mail
                 WHERE stream = number AND seq <= place ORDER BY seq DESC LIMIT 1) WHERE last > place
@@ -60,7 +72,13 @@ class SqliteMailbox:
     """
 
     def __init__(
-        self, writer: Writer, reader: Reader, *, clock: Clock, limits: MailboxLimits, totals: tuple[int, int]
+        self,
+        writer: Writer,
+        reader: Reader,
+        *,
+        clock: Clock,
+        limits: MailboxLimits,
+        totals: tuple[int, int, int],
     ) -> None:
         self._writer, self._reader = writer, reader
         self._clock = clock
@@ -105,7 +123,23 @@ class SqliteMailbox:
 
     def totals(self) -> tuple[int, int]:
         """See `Mailbox.totals`."""
-        return self._totals
+        return self._totals[:2]
+
+    def receivers(self) -> int:
+        """See `Mailbox.receivers`."""
+        return self._totals[2]
+
+    def holdings(self, receivers: tuple[str, ...], done: Done[tuple[Holding, ...]]) -> None:
+        """See `Mailbox.holdings`."""
+        self._reader.read(partial(read_holdings, receivers), done)
+
+    def listing(self, after: str, limit: int, done: Done[tuple[Holding, ...]]) -> None:
+        """See `Mailbox.listing`."""
+        self._reader.read(partial(read_listing, after, limit), done)
+
+    def deepest(self, limit: int, done: Done[tuple[Holding, ...]]) -> None:
+        """See `Mailbox.deepest`."""
+        self._reader.read(partial(read_deepest, limit), done)
 
     # --- time --------------------------------------------------------------------------------
 
@@ -160,7 +194,8 @@ class SqliteMailbox:
         """See `Part.committed`."""
         if self._shelf is not None:
             self._shelf.committed()
-            self._totals = self._shelf.total.messages, self._shelf.total.size
+            total = self._shelf.total
+            self._totals = total.messages, total.size, total.mailboxes
 
     def rolled_back(self) -> None:
         """See `Part.rolled_back`."""
@@ -172,10 +207,11 @@ def _acknowledge(held: list[Ack], room: Mailroom) -> None:
         room.acknowledge(*ack)
 
 
-def read_totals(db: apsw.Connection) -> tuple[int, int]:
-    """Read what `Mailbox.totals` tells. Raises `apsw.Error`."""
-    messages, size = (db.execute(_TOTALS, (name,)).get for name in ("mail_messages", "mail_size"))
-    return messages, size
+def read_totals(db: apsw.Connection) -> tuple[int, int, int]:
+    """Read what `Mailbox.totals` and `Mailbox.receivers` tell. Raises `apsw.Error`."""
+    names = ("mail_messages", "mail_size", "mailboxes")
+    messages, size, receivers = (db.execute(_TOTALS, (name,)).get for name in names)
+    return messages, size, receivers
 
 
 def read_rows(
@@ -199,8 +235,8 @@ def read_rows(
     bodies = json.decode(db.execute(_BODIES, (number, rows[0][0], rows[-1][0])).get)
     return seen(
         (
-            Row(seq, last, bytes.fromhex(body), bool(flags), reason, expires, collapse)
-            for (seq, last, reason, _, expires, flags, collapse), body in zip(rows, bodies, strict=True)
+            Row(seq, last, bytes.fromhex(body), bool(flags), reason, expires, collapse, time)
+            for (seq, last, reason, _, expires, flags, collapse, time), body in zip(rows, bodies, strict=True)
         ),
         place,
         now,

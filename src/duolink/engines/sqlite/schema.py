@@ -134,6 +134,21 @@ CURSORS: Final = """
     ) WITHOUT ROWID, STRICT
 """
 
+MAIL_WITHOUT_TIME: Final = """
+    CREATE TABLE mail (
+        stream INTEGER NOT NULL,
+        seq INTEGER NOT NULL,
+        last INTEGER NOT NULL,
+        reason TEXT NOT NULL, -- why seq … last are lost; of a message empty
+        expires INTEGER NOT NULL,
+        flags INTEGER NOT NULL, -- 1: binary
+        collapse TEXT, -- of a message that has a key
+        body BLOB NOT NULL,
+        PRIMARY KEY (stream, seq)
+    ) WITHOUT ROWID, STRICT
+"""
+"""As it was before format 2."""
+
 MAIL: Final = """
     CREATE TABLE mail (
         stream INTEGER NOT NULL,
@@ -143,6 +158,7 @@ MAIL: Final = """
         expires INTEGER NOT NULL,
         flags INTEGER NOT NULL, -- 1: binary
         collapse TEXT, -- of a message that has a key
+        time INTEGER NOT NULL, -- when it was stored, wall ms; 0: before format 2, or a loss
         body BLOB NOT NULL,
         PRIMARY KEY (stream, seq)
     ) WITHOUT ROWID, STRICT
@@ -157,10 +173,42 @@ MAILBOX: Final[tuple[str, ...]] = (
     STREAMS_BY_SENDER,
     STANDINGS,
     CURSORS,
-    MAIL,
+    MAIL_WITHOUT_TIME,
     MAIL_BY_COLLAPSE,
 )
-"""The tables of the mailbox."""
+"""The tables of the mailbox, as they were in format 1."""
+
+MAILBOXES: Final = """
+    CREATE TABLE mailboxes (
+        receiver TEXT PRIMARY KEY,
+        messages INTEGER NOT NULL,
+        size INTEGER NOT NULL,
+        senders INTEGER NOT NULL -- that have messages there
+    ) WITHOUT ROWID, STRICT
+"""
+"""What receivers with messages have, kept in step with `standings`: for listings, which must not count."""
+
+MAILBOXES_BY_DEPTH: Final = "CREATE INDEX mailboxes_by_depth ON mailboxes (messages DESC, receiver)"
+
+LISTINGS: Final[tuple[str, ...]] = (
+    "ALTER TABLE mail RENAME TO mail_without_time",
+    MAIL,
+    """
+    INSERT INTO mail
+    SELECT stream, seq, last, reason, expires, flags, collapse, 0, body FROM mail_without_time
+    ORDER BY stream, seq
+    """,
+    "DROP TABLE mail_without_time",
+    MAIL_BY_COLLAPSE,
+    MAILBOXES,
+    """
+    INSERT INTO mailboxes
+    SELECT receiver, sum(messages), sum(size), count(DISTINCT sender)
+    FROM streams JOIN standings ON stream = number WHERE messages > 0 GROUP BY receiver
+    """,
+    MAILBOXES_BY_DEPTH,
+)
+"""From format 1 to 2: when messages were stored, and what each mailbox holds. It copies all messages."""
 
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
@@ -174,6 +222,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         *MAILBOX,
         f"PRAGMA application_id = {APPLICATION_ID}",
     ),
+    LISTINGS,
 )
 """What leads from version n to n + 1. One that was released is never changed again."""
 

@@ -8,7 +8,7 @@ Questions whose answers are many rows ask for one row of JSON: between two rows 
 interpreter lock away, and waits to get it back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import inf
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -111,10 +111,18 @@ _COUNT_PASSED: Final = f"""
 _DELETE_PASSED: Final = f"DELETE FROM mail WHERE (stream, seq) IN (SELECT stream, seq {_PASSED})"
 
 _INSERT_STREAMS: Final = Rows("INSERT INTO streams VALUES {rows}", 5)
-_INSERT_MAIL: Final = Rows("INSERT INTO mail VALUES {rows}", 8)
-_PUT_MAIL: Final = Rows("INSERT OR REPLACE INTO mail VALUES {rows}", 8)
+_INSERT_MAIL: Final = Rows("INSERT INTO mail VALUES {rows}", 9)
+_PUT_MAIL: Final = Rows("INSERT OR REPLACE INTO mail VALUES {rows}", 9)
 _PUT_STANDINGS: Final = Rows("INSERT OR REPLACE INTO standings VALUES {rows}", 15)
 _PUT_CURSORS: Final = Rows("INSERT OR REPLACE INTO cursors VALUES {rows}", 8)
+_PUT_MAILBOXES: Final = Rows(
+    """
+    INSERT INTO mailboxes VALUES {rows} ON CONFLICT (receiver) DO UPDATE SET
+        messages = excluded.messages, size = excluded.size, senders = senders + excluded.senders
+    """,
+    4,
+)
+_DROP_MAILBOXES: Final = Rows("DELETE FROM mailboxes WHERE receiver IN (VALUES {rows})", 1)
 _PUT_TOTALS: Final = """
     INSERT OR REPLACE INTO meta VALUES ('mail_messages', ?), ('mail_size', ?), ('mailboxes', ?)
 """
@@ -127,6 +135,17 @@ _FORGET: Final = (
 
 _NOT_COUNTED: Final = Tally()
 """In place of the tallies of an account that is only looked at."""
+
+
+class _Pair(Tally):
+    """How much a receiver is sent by one sender. `listed`: whether that counts among the senders of
+    `mailboxes`."""
+
+    __slots__ = ("listed",)
+
+    def __init__(self, messages: int = 0, size: int = 0, losses: int = 0) -> None:
+        super().__init__(messages, size, losses)
+        self.listed = messages > 0
 
 
 class _Kept(Account):
@@ -215,7 +234,8 @@ class SqliteShelf:
             read = self._ask(_TALLIES, receiver, sender)
             for at, (key, tally) in enumerate(zip(keys, tallies, strict=True)):
                 if tally is None:
-                    tallies[at] = self._tallies[key] = Tally(*map(int, read[at]))
+                    kind = _Pair if key[0] == "pair" else Tally
+                    tallies[at] = self._tallies[key] = kind(*map(int, read[at]))
         account.receiver, account.pair, account.sender = tallies  # type: ignore[assignment]
         account.total = self.total
 
@@ -251,6 +271,7 @@ class SqliteShelf:
         del self._accounts[account.stream]
         for statement in _FORGET:
             self.db.execute(statement, (account.number,))
+        self._put_mailboxes((account,))
         self._put_totals()
 
     def boxes(self, client_id: str, user: str, now: int) -> list[Found]:
@@ -330,7 +351,7 @@ class SqliteShelf:
                 "DELETE FROM mail WHERE stream = ? AND seq IN (SELECT value FROM json_each(?))",
                 (account.number, json.encode(folded.gone).decode()),
             )
-        losses = [(account.number, *loss, 0, 0, None, b"") for loss in folded.losses]
+        losses = [(account.number, *loss, 0, 0, None, 0, b"") for loss in folded.losses]
         _PUT_MAIL.write(self.db, losses)
         for seq, last, _ in folded.losses:
             if last == account.top:
@@ -385,8 +406,9 @@ class SqliteShelf:
             if account.fresh:
                 number = account.number
                 for row in account.fresh.values():
-                    seq, last, body, binary, reason, expires, collapse = row
-                    mail.append((number, seq, last, reason, expires, int(binary), collapse or None, body))
+                    seq, last, body, binary, reason, expires, collapse, time = row
+                    flags = int(binary)
+                    mail.append((number, seq, last, reason, expires, flags, collapse or None, time, body))
                 account.written = seq
                 account.fresh = {}
         if mail:
@@ -399,11 +421,27 @@ class SqliteShelf:
             for client, each in account.cursors.items()
         ]
         _PUT_CURSORS.write(db, cursors)
+        self._put_mailboxes(dirty)
         self._put_totals()
         for account in dirty:
             account.dirty = False
         self._dirty = []
         self._dirty_receivers.clear()
+
+    def _put_mailboxes(self, accounts: Iterable[Account]) -> None:
+        """Write what the receivers of accounts have now."""
+        found: dict[str, tuple[Tally, int]] = {}
+        for account in accounts:
+            tally, receiver, pair = account.receiver, account.stream.receiver, account.pair
+            if tally is _NOT_COUNTED:
+                continue  # only looked at: it has not changed
+            assert isinstance(pair, _Pair)
+            more = (pair.messages > 0) - pair.listed
+            pair.listed = pair.messages > 0
+            found[receiver] = tally, more + (found[receiver][1] if receiver in found else 0)
+        put = [(r, tally.messages, tally.size, more) for r, (tally, more) in found.items() if tally.messages]
+        _PUT_MAILBOXES.write(self.db, put)
+        _DROP_MAILBOXES.write(self.db, [(r,) for r, (tally, _) in found.items() if not tally.messages])
 
     def _put_totals(self) -> None:
         total = self.total
@@ -411,7 +449,7 @@ class SqliteShelf:
 
     def _put_grown(self, accounts: Sequence[_Kept]) -> None:
         grown = [(account.number, account.grown) for account in accounts if account.grown is not None]
-        _PUT_MAIL.write(self.db, [(n, row.seq, row.last, row.reason, 0, 0, None, b"") for n, row in grown])
+        _PUT_MAIL.write(self.db, [(n, row.seq, row.last, row.reason, 0, 0, None, 0, b"") for n, row in grown])
         for account in accounts:
             account.grown = None
 

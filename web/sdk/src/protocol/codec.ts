@@ -54,7 +54,8 @@ const NEWLINE = 10;
 const SURROGATE_ESCAPE = /\\u[dD][89a-fA-F]/;
 /** In a text that JSON.stringify made: it escapes halves of a character, and nothing else, like this. */
 const LONE_SURROGATE = /(?<!\\)(?:\\\\)*\\ud[89a-f]/;
-const TOO_DEEP = "nested too deep";
+const NOT_JSON = "not JSON";
+const TOO_DEEP = "too deep";
 const HALF = "half a character";
 
 /** Decodes payloads of one kind of far end. */
@@ -110,7 +111,7 @@ export class Decoder {
     try {
       object = JSON.parse(line);
     } catch {
-      return malformed("not JSON");
+      return malformed(NOT_JSON);
     }
     if (SURROGATE_ESCAPE.test(line) && LONE_SURROGATE.test(JSON.stringify(object))) {
       return malformed(HALF);
@@ -165,7 +166,7 @@ export function encodeJson(value: unknown): Raw {
       error instanceof RangeError ? TOO_DEEP : String((error as Error | null)?.message ?? error),
     );
   }
-  if (text === undefined) throw new DataError(`${typeof value} is no JSON`);
+  if (text === undefined) throw new DataError(NOT_JSON);
   if (deeper(text, MAX_DEPTH)) throw new DataError(TOO_DEEP);
   if (text.includes("\\ud") && LONE_SURROGATE.test(text)) throw new DataError(HALF);
   return new Raw(text, utf8Length(text));

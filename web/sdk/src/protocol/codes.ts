@@ -38,8 +38,10 @@ export type LossReason =
   | "superseded"
   /** The sender left before the end was known. */
   | "closed"
-  /** Settled as lost while this receiver was away; only the sender knows why. */
-  | "gone";
+  /** Settled while this receiver was away: as lost, or an earlier process of it had finished with it. */
+  | "gone"
+  /** Among more separate losses than can be told apart: lost, or delivered. */
+  | "unclear";
 
 /** How a link reports its peer. */
 export type PeerState = "here" | "reconnecting" | "away";

@@ -6,7 +6,7 @@
  */
 
 import { sizeOf } from "./codec.js";
-import { ACK_DELAY, ACK_EVERY, GAP_PULL, PROBE_CAP } from "./limits.js";
+import { ACK_DELAY, ACK_EVERY, GAP_PULL, MAX_LOST, PROBE_CAP } from "./limits.js";
 import { type Ack, type LinkMessage, type LostRange, make, type Skip } from "./messages.js";
 
 /** A number for the application, which says `finish(seq)` when it has finished with it. */
@@ -25,9 +25,6 @@ export interface Lost {
   readonly last: number;
   readonly reason: string;
 }
-
-/** Lost ranges a receiver remembers until `base` has passed them; as many as an `ack` may list. */
-export const MAX_LOST = 1024;
 
 /** A number beyond the window granted: a protocol error on a path whose credit the receiver grants. */
 export class BeyondCredit extends Error {}
@@ -65,7 +62,8 @@ export class Inbound {
   inherit(lost: readonly LostRange[]): void {
     const known = new Set(this._lost.map(([first]) => first));
     this._lost.push(...lost.filter(([first, last]) => last <= this.finished && !known.has(first)));
-    this._lost = this._lost.sort(([one], [other]) => one - other).slice(-MAX_LOST);
+    this._lost.sort(([one], [other]) => one - other);
+    this._boundLost();
   }
 
   // --- what comes ---------------------------------------------------------------------------------
@@ -101,7 +99,7 @@ export class Inbound {
     const last = Math.min(skip.last, skip.seq + this.window); // no sender skips more than its window at once
     const admitted = this._admit(last, skip.base, granting);
     const items = this._rebase(skip.base);
-    if (!admitted || this._lost.length >= MAX_LOST) return this._release(now, items);
+    if (!admitted) return this._release(now, items);
     for (let seq = Math.max(skip.seq, this.expected); seq <= last; seq++) {
       if (!this._held.has(seq)) this._held.set(seq, skip);
     }
@@ -187,13 +185,25 @@ export class Inbound {
     } else items.push(this._lose(seq, seq, held.reason));
   }
 
+  /** The oldest ranges too many become one: to leave them out would call all of them delivered. */
+  private _boundLost(): void {
+    const spare = this._lost.length - MAX_LOST;
+    if (spare <= 0) return;
+    const oldest = this._lost.splice(0, spare + 1);
+    const last = Math.max(...oldest.map((lost) => lost[1]));
+    this._lost.unshift([(oldest[0] as LostRange)[0], last, "unclear"]);
+  }
+
   private _lose(first: number, last: number, reason: string, tell = true): Lost {
     const before = this._lost.at(-1);
     if (!tell) {
       // not to be told
     } else if (before && before[1] === first - 1 && before[2] === reason) {
       this._lost[this._lost.length - 1] = [before[0], last, reason];
-    } else this._lost.push([first, last, reason]);
+    } else {
+      this._lost.push([first, last, reason]);
+      this._boundLost();
+    }
     this.expected = last + 1;
     if (last - first < this.window) this._finishAll(first, last);
     else {

@@ -42,6 +42,8 @@ export const LANES: readonly string[] = ["messages", "bulk"];
 export const ACK_DELAY = 0.02;
 /** Messages after which an acknowledgement leaves at once. */
 export const ACK_EVERY = 32;
+/** Lost ranges a receiver remembers until `base` has passed them; as many as an `ack` lists. */
+export const MAX_LOST = 1024;
 /** Seconds a receiver leaves a gap open before it asks for the missing numbers. */
 export const GAP_PULL = 1;
 /** Seconds without an acknowledgement after which a sender asks for one. */

@@ -66,7 +66,8 @@ export class Outgoing {
   }
 
   /** Whether a receiver's word that the number was lost speaks for all who may have the body. */
-  unseen(ack: Ack | null): boolean {
+  unseen(ack: Ack | null, reason: string): boolean {
+    if (reason === "unclear") return false;
     return this.process === NOBODY || (ack !== null && this.process > 0 && this.process === ack.by);
   }
 }
@@ -197,7 +198,7 @@ export class Outbound {
       if (entry.told) continue;
       entry.told = true;
       const reason = lossOf(ack, entry.seq);
-      settled.push({ kind: "settled", entry, reason, certain: !reason || entry.unseen(ack) });
+      settled.push({ kind: "settled", entry, reason, certain: !reason || entry.unseen(ack, reason) });
     }
     if (!this.unsettled) this._expires = Infinity;
     this._advance();

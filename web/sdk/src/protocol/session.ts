@@ -135,7 +135,7 @@ export class Session {
     if ((peer === this.clientId && !user) || !possible) {
       throw impossible("peer", peer);
     }
-    if (!this.welcome) throw new RangeError("not online yet"); // no run, hence no numbers to give
+    if (!this.welcome) throw new RangeError("not open yet"); // no run, hence no numbers to give
     if (this.links.size >= MAX_LINKS) throw new RangeError("too many links");
     const { limits, durable } = this.welcome;
     const settings = {

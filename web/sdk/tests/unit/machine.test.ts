@@ -4,6 +4,7 @@ import { expect, test } from "vitest";
 import { encode } from "../../src/protocol/codec.js";
 import { pathDown, pathUp, receivedOn } from "../../src/protocol/direct.js";
 import { Inbound } from "../../src/protocol/inbound.js";
+import { MAX_LOST } from "../../src/protocol/limits.js";
 import { Link as Machine } from "../../src/protocol/link.js";
 import { make } from "../../src/protocol/messages.js";
 import { Outbound } from "../../src/protocol/outbound.js";
@@ -28,6 +29,19 @@ test("a run of lost numbers that no window holds is passed at once", () => {
   const far = 2 ** 52;
   expect(inbound.begin(far, 0)).toMatchObject([{ first: 2, last: far - 1, reason: "gone" }]);
   expect(inbound.ack("bob", 1)).toMatchObject({ seq: far - 1, lost: [[2, far - 1, "gone"]], by: 1 });
+});
+
+test("more separate losses than an acknowledgement lists hold nothing up, and none passes for delivered", () => {
+  const inbound = new Inbound("messages", 7, 1, 8, 1000);
+  const numbers = 3 * MAX_LOST;
+  for (let seq = 1; seq <= numbers; seq++) {
+    const skip = make("skip", { run: 7, seq, last: seq, base: 1, reason: `r${seq % 2}` });
+    expect(inbound.skip(skip, 0)).toMatchObject([{ first: seq, last: seq }]);
+  }
+  const { seq, lost } = inbound.ack("bob", 1);
+  const told = numbers - MAX_LOST + 1;
+  expect([seq, lost.length, lost[0]]).toEqual([numbers, MAX_LOST, [1, told, "unclear"]]);
+  expect(lost[1]).toEqual([told + 1, told + 1, `r${(told + 1) % 2}`]);
 });
 
 test("what is stored nowhere any more ends as lost, once its receiver says so", () => {
