@@ -23,6 +23,9 @@ from tests.browser.tab import Tab
 TIMEOUT = 30.0
 """Seconds for one test."""
 
+LONG = 240.0
+"""For one that only `make browsers` runs."""
+
 PATIENCE = 15_000.0
 """Milliseconds for one step of a page; no test waits so long unless it fails."""
 
@@ -59,7 +62,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     names = inspect.signature(pyfuncitem.obj).parameters
     test = pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names})
-    pyfuncitem.config.stash[runner_key].run(asyncio.wait_for(test, TIMEOUT))
+    patience = LONG if pyfuncitem.get_closest_marker("browsers") else TIMEOUT
+    pyfuncitem.config.stash[runner_key].run(asyncio.wait_for(test, patience))
     return True
 
 

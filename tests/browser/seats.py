@@ -3,6 +3,7 @@
 from typing import Any
 
 from playwright.async_api import Page
+from tests.browser.firefox import Window
 from tests.browser.server import Server
 from tests.browser.site import Site
 from tests.browser.tab import Tab
@@ -19,14 +20,16 @@ def connect(server: Server, name: str) -> duolink.Client:
 
 
 async def sit(
-    page: Page | Tab, site: Site, server: Server, name: str = "alice", **options: Any
+    page: Page | Tab | Window, site: Site, server: Server, name: str = "alice", **options: Any
 ) -> dict[str, Any]:
     """Open a page, and a client in it; return its welcome."""
     await page.goto(site.origin)
     return await sit_down(page, server, name, **options)
 
 
-async def sit_down(page: Page | Tab, server: Server, name: str = "alice", **options: Any) -> dict[str, Any]:
+async def sit_down(
+    page: Page | Tab | Window, server: Server, name: str = "alice", **options: Any
+) -> dict[str, Any]:
     """Open a client in a page that is there (`pages/seat.js` says with which options); return its welcome."""
     welcome: dict[str, Any] = await page.evaluate(
         "([url, name, options]) => seat.sit(url, name, options)", [server.url, name, options]

@@ -12,7 +12,7 @@ SDK = ROOT / "web/sdk/dist"
 PAGES = Path(__file__).parent / "pages"
 
 POLICY = (
-    "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; "
+    "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self' ws://127.0.0.1:*"
 )
 
@@ -73,7 +73,7 @@ class Site:
 
     def find(self, path: str) -> bytes | None:
         """What is at a path."""
-        if path.startswith("/sdk/") and (SDK / path[5:]).is_file():
+        if path not in self._files and path.startswith("/sdk/") and (SDK / path[5:]).is_file():
             return (SDK / path[5:]).read_bytes()
         return self._files.get(path)
 

@@ -65,7 +65,7 @@ async def test_a_reloaded_page_resumes_its_session(page: Page, site: Site, serve
             assert await page.evaluate("sessionStorage.length") == 0  # consumed
             await sent.delivered()
             assert await page.evaluate("seat.messages") == ["between"]
-            await page.evaluate("async () => (await seat.client.link('bob').send('after')).stored")
+            await page.evaluate("seat.client.link('bob').send('after').then(({ seq }) => seq)")
             assert (await anext(link.messages())).data == "after"
     assert [first["resumed"], second["resumed"]] == [False, True]
     assert second["session"] == first["session"] and second["secret"] != first["secret"]

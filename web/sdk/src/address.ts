@@ -14,7 +14,7 @@ export function parseAddress(url: string): string {
   } catch {}
   if (!parts || !/^wss?:$/.test(parts.protocol)) throw impossible("ws:// or wss:// address", url);
   if (parts.username || parts.password || parts.hash || SECRET.test(parts.search)) {
-    throw new RangeError("no credentials in an address");
+    throw new RangeError("credentials");
   }
   if (parts.pathname === "/") parts.pathname = "/ws";
   return parts.href;

@@ -134,7 +134,7 @@ export class Client {
 
   /** Connect. Throws `Unreachable` or `Refused`; a client can be opened once. */
   async open(): Promise<void> {
-    if (this._opened || this._closing) throw new ClientClosed("a client is opened once");
+    if (this._opened || this._closing) throw new ClientClosed("opened already");
     this._opened = new Deferred();
     this._session.resume = await this._page.take();
     if (!this._closing) {
@@ -204,7 +204,7 @@ export class Client {
     session.link(peer);
     if (watch && !peer.startsWith("@") && !session.watched.has(peer)) {
       const most = this.welcome?.limits.watched ?? MAX_WATCHED;
-      if (session.watched.size >= most) throw new RangeError(`${most} are watched; pass watch: false`);
+      if (session.watched.size >= most) throw new RangeError(`${most} watched; pass watch: false`);
       session.watch(peer);
       this._flush();
     }
@@ -263,11 +263,6 @@ export class Client {
   /** @internal Whether it is closed. */
   get _ended(): boolean {
     return this._session.state === "closed";
-  }
-
-  /** @internal Whether nothing is left of it: no socket, no timer. */
-  get _idle(): boolean {
-    return this._driver.idle;
   }
 
   /** @internal */

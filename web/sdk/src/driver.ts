@@ -89,11 +89,6 @@ export class Driver implements TransportUser {
     return this._congested;
   }
 
-  /** Whether nothing is left of it: no socket, no timer. */
-  get idle(): boolean {
-    return !this._sockets.size && this._timer === null && !this._dialling;
-  }
-
   /** The machine's clock. */
   now(): number {
     return performance.now() / 1000;
@@ -352,5 +347,5 @@ export class Driver implements TransportUser {
 
 /** What a person wants to read of an error. */
 function explain(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  return String((error as Error | null)?.message ?? error);
 }

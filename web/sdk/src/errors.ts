@@ -133,7 +133,7 @@ export class Conflict extends CommandFailed {
   }
 
   constructor(readonly version: number) {
-    super("conflict", version ? `the name has version ${version}` : "the name is not there");
+    super("conflict", `version ${version}`);
   }
 }
 
@@ -150,7 +150,7 @@ export class Busy extends DuolinkError {
     return "Busy";
   }
 
-  constructor(message = "there is a reader already") {
+  constructor(message = "read already") {
     super(message);
   }
 }

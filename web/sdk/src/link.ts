@@ -143,7 +143,7 @@ export class Link implements AsyncIterable<Message> {
   /** Send an SDP or ICE message, at most once. Returns whether it left. */
   signal(data: unknown): boolean {
     const body = this._encode(data);
-    if (isBinary(body)) throw new InvalidData("a signal is JSON");
+    if (isBinary(body)) throw new InvalidData("not JSON");
     return this._client._sendOnce(make("signal", { to: this.peer, data: body }));
   }
 

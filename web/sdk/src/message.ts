@@ -91,7 +91,7 @@ export class Message<T = unknown> {
   }
 
   private _answer(value: unknown, failed: boolean): void {
-    if (!this.wantsAnswer) throw new RangeError("no answer is wanted");
+    if (!this.wantsAnswer) throw new RangeError("not wanted");
     const body = this.link._encode(value);
     this._answered = true;
     this.link._reply(this._raw.request, this._raw.lane, body, failed);

@@ -27,11 +27,9 @@ export interface PageUser {
   leaving(): Resumption | null;
 }
 
-type Listener = [target: EventTarget, type: string, listener: (event: globalThis.Event) => void];
-
 /** The page a client lives in. `name` tells its clients apart. */
 export class Page {
-  private _listeners: Listener[] = [];
+  private readonly _left = new AbortController();
   private _release: (() => void) | null = null;
   private _session = "";
 
@@ -50,26 +48,23 @@ export class Page {
   listen(user: PageUser): void {
     const { document, navigator } = globalThis;
     const page = globalThis as unknown as Partial<EventTarget>;
-    if (!page.addEventListener) return;
-    const target = page as EventTarget;
-    const connection = (navigator as { connection?: EventTarget } | undefined)?.connection;
+    const connection = (navigator as { connection?: Partial<EventTarget> } | undefined)?.connection;
+    const on = (target: Partial<EventTarget> | undefined, type: string, listener: () => void) =>
+      target?.addEventListener?.(type, listener, { signal: this._left.signal });
     const wake = () => user.wake();
-    this._listeners = [
-      [target, "online", wake],
-      [target, "offline", () => user.doubt()],
-      [target, "pageshow", () => this._returned(user)],
-      [target, "pagehide", () => this._keep(user.leaving())],
-    ];
-    if (document) this._listeners.push([document, "visibilitychange", () => this.slow || user.wake()]);
-    if (document) this._listeners.push([document, "resume", wake]);
-    if (connection?.addEventListener) this._listeners.push([connection, "change", () => user.doubt()]);
-    for (const [each, type, listener] of this._listeners) each.addEventListener(type, listener);
+    const doubt = () => user.doubt();
+    on(page, "online", wake);
+    on(page, "offline", doubt);
+    on(page, "pageshow", () => this._returned(user));
+    on(page, "pagehide", () => this._keep(user.leaving()));
+    on(document, "visibilitychange", () => this.slow || wake());
+    on(document, "resume", wake);
+    on(connection, "change", doubt);
   }
 
   /** Listen no more: the client is closed, and its session with it. */
   leave(): void {
-    for (const [each, type, listener] of this._listeners) each.removeEventListener(type, listener);
-    this._listeners = [];
+    this._left.abort();
     this._release?.();
     this._release = null;
     this._session = "";

@@ -14,11 +14,6 @@ export class Requests {
 
   constructor(private readonly _client: Client) {}
 
-  /** How many have no answer yet. */
-  get size(): number {
-    return this._waiting.size;
-  }
-
   // --- asking ---------------------------------------------------------------------------------------
 
   /** Return a name for a request, and where its answer will be. */

@@ -60,7 +60,7 @@ export class Subscription implements AsyncIterableIterator<Entry | ChannelGap> {
     { since, presence = false, state = false }: SubscribeOptions,
   ) {
     if (state && since) {
-      throw new RangeError("state and since exclude each other");
+      throw new RangeError("state or since");
     }
     this._presence = presence;
     this._shared = state ? new SharedState() : null;

@@ -263,6 +263,15 @@ export class FakeServer {
   }
 }
 
+/** Whether nothing is left of a client: no socket, no timer. */
+export function idle(client: Client): boolean {
+  const driver = client as unknown as {
+    _driver: { _sockets: Set<unknown>; _timer: unknown; _dialling: unknown };
+  };
+  const { _sockets, _timer, _dialling } = driver._driver;
+  return !_sockets.size && _timer === null && !_dialling;
+}
+
 /** A client of a server in this world, not open yet. */
 export function client(server: FakeServer, options: Partial<ClientOptions> = {}): Client {
   return new Client("ws://server", { clientId: "alice", dial: server.dial, ...options });
@@ -278,5 +287,5 @@ export async function online(
   await after(alice.open());
   await use(alice);
   await after(alice.close());
-  expect(alice._idle, "something is left of the client").toBe(true);
+  expect(idle(alice), "something is left of the client").toBe(true);
 }

@@ -17,16 +17,9 @@ export class Backoff {
     }
   }
 
-  /** The longest delay `next` can return now, in seconds. */
-  get bound(): number {
-    return Math.min(this.initial * this.factor ** this.attempts, this.cap);
-  }
-
   /** Count an attempt and return the seconds to wait before it; `random` lies in [0, 1). */
   next(random: number): number {
-    const delay = random * this.bound;
-    this.attempts += 1;
-    return delay;
+    return random * Math.min(this.initial * this.factor ** this.attempts++, this.cap);
   }
 
   /** A connection has lasted: begin again. */

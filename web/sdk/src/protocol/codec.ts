@@ -54,7 +54,8 @@ const NEWLINE = 10;
 const SURROGATE_ESCAPE = /\\u[dD][89a-fA-F]/;
 /** In a text that JSON.stringify made: it escapes halves of a character, and nothing else, like this. */
 const LONE_SURROGATE = /(?<!\\)(?:\\\\)*\\ud[89a-f]/;
-const TOO_DEEP = "nested too deep";
+const NOT_JSON = "not JSON";
+const TOO_DEEP = "too deep";
 const HALF = "half a character";
 
 /** Decodes payloads of one kind of far end. */
@@ -110,7 +111,7 @@ export class Decoder {
     try {
       object = JSON.parse(line);
     } catch {
-      return malformed("not JSON");
+      return malformed(NOT_JSON);
     }
     if (SURROGATE_ESCAPE.test(line) && LONE_SURROGATE.test(JSON.stringify(object))) {
       return malformed(HALF);
@@ -161,9 +162,11 @@ export function encodeJson(value: unknown): Raw {
   try {
     text = JSON.stringify(value);
   } catch (error) {
-    throw new DataError(error instanceof RangeError ? TOO_DEEP : String((error as Error)?.message ?? error));
+    throw new DataError(
+      error instanceof RangeError ? TOO_DEEP : String((error as Error | null)?.message ?? error),
+    );
   }
-  if (text === undefined) throw new DataError(`${typeof value} is no JSON`);
+  if (text === undefined) throw new DataError(NOT_JSON);
   if (deeper(text, MAX_DEPTH)) throw new DataError(TOO_DEEP);
   if (text.includes("\\ud") && LONE_SURROGATE.test(text)) throw new DataError(HALF);
   return new Raw(text, utf8Length(text));
@@ -183,7 +186,7 @@ export function utf8Length(text: string): number {
 }
 
 function longer(text: string, bytes: number): boolean {
-  return text.length > bytes || (text.length * 3 > bytes && utf8Length(text) > bytes);
+  return text.length * 3 > bytes && utf8Length(text) > bytes;
 }
 
 /** How deep the brackets of a JSON text nest; those in strings do not count. */
@@ -204,14 +207,7 @@ export function depth(text: string): number {
 }
 
 function deeper(text: string, bound: number): boolean {
-  if (text.length <= bound) return false;
-  let brackets = 0;
-  for (const bracket of "{[") {
-    for (let at = text.indexOf(bracket); at >= 0; at = text.indexOf(bracket, at + 1)) {
-      if (++brackets > bound) return depth(text) > bound;
-    }
-  }
-  return false;
+  return text.length > bound && depth(text) > bound;
 }
 
 /** Return the text; of what is not UTF-8 an empty one, which is no message. */
@@ -247,15 +243,12 @@ export function isUser(name: string): boolean {
 
 /** Compare two ids as UTF-8 bytes, that is by code points (which UTF-16 does not). */
 export function compareIds(a: string, b: string): number {
-  const length = Math.min(a.length, b.length);
-  for (let index = 0; index < length; index++) {
-    const difference = rank(a.charCodeAt(index)) - rank(b.charCodeAt(index));
-    if (difference) return difference;
-  }
-  return a.length - b.length;
+  const [one, other] = [[...a], [...b]];
+  const at = one.findIndex((character, index) => character !== other[index]);
+  return at < 0 ? one.length - other.length : rank(one[at]) - rank(other[at]);
 }
 
-/** Surrogates stand for characters behind all that one unit can say. */
-function rank(unit: number): number {
-  return unit >= 0xd800 && unit < 0xe000 ? unit + 0x10000 : unit;
+/** Of a character; none comes before all. */
+function rank(character = ""): number {
+  return character.codePointAt(0) ?? -1;
 }

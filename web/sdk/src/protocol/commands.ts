@@ -6,9 +6,6 @@ import { type HistoryPage, type Message, type MessageOf, make, type Publication 
 
 export type Command = MessageOf<"publish" | "set" | "history" | "presence" | "refresh">;
 
-/** `MAX_PENDING` commands have no answer yet. */
-export class TooManyCommands extends Error {}
-
 class Pending {
   since: number | null = null; // when it was first sent
   page: HistoryPage | null = null;
@@ -30,9 +27,9 @@ export class Commands {
     return this._pending.has(id);
   }
 
-  /** Remember a command by its id. Throws `TooManyCommands`. */
+  /** Remember a command by its id. Throws `RangeError` where `MAX_PENDING` have no answer yet. */
   add(message: Command, context: unknown): void {
-    if (this._pending.size >= MAX_PENDING) throw new TooManyCommands();
+    if (this._pending.size >= MAX_PENDING) throw new RangeError("too many commands");
     this._pending.set(message.id, new Pending(message, context));
   }
 

@@ -40,47 +40,45 @@ type Given<S extends Fields> = Pick<ObjectOf<S>, NeededKeys<S>> & Partial<Object
 
 // --- what a field may hold ------------------------------------------------------------------------
 
-const integer =
-  (least: number, most = Number.MAX_SAFE_INTEGER): Read<number> =>
+const only =
+  <T>(fits: (value: T) => boolean): Read<T> =>
   (value) => {
-    if (Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most) {
-      return value as number;
-    }
+    if (fits(value as T)) return value as T;
     throw new Invalid();
   };
+
+const integer = (least: number, most = Infinity): Read<number> =>
+  only((value) => Number.isSafeInteger(value) && value >= least && value <= most);
 
 /** A text of `least` … `most` characters (code points). */
-const text =
-  (most = Infinity, least = 0): Read<string> =>
-  (value) => {
-    if (typeof value === "string" && value.length >= least) {
-      if (value.length <= most || (value.length <= 2 * most && [...value].length <= most)) return value;
-    }
-    throw new Invalid();
-  };
+const text = (most = Infinity, least = 0): Read<string> =>
+  only(
+    (value) =>
+      typeof value === "string" &&
+      value.length >= least &&
+      (value.length <= most || (value.length <= 2 * most && [...value].length <= most)),
+  );
 
-const boolean: Read<boolean> = (value) => {
-  if (typeof value === "boolean") return value;
-  throw new Invalid();
-};
+const boolean: Read<boolean> = only((value) => typeof value === "boolean");
 
 const anything: Read<unknown> = (value) => value;
 
-const list =
-  <T>(read: Read<T>, most = Infinity): Read<readonly T[]> =>
-  (value) => {
-    if (Array.isArray(value) && value.length <= most) return value.map(read);
-    throw new Invalid();
-  };
+const array = (most: number): Read<readonly unknown[]> =>
+  only((value) => Array.isArray(value) && value.length <= most);
+
+const list = <T>(read: Read<T>, most = Infinity): Read<readonly T[]> => {
+  const values = array(most);
+  return (value) => values(value).map(read);
+};
+
+const object: Read<Record<string, unknown>> = only(
+  (value) => typeof value === "object" && value !== null && !Array.isArray(value),
+);
 
 const struct =
   <S extends Fields>(fields: S): Read<ObjectOf<S>> =>
-  (value) => {
-    if (typeof value === "object" && value !== null && !Array.isArray(value)) {
-      return readFields(fields, value as Record<string, unknown>) as ObjectOf<S>;
-    }
-    throw new Invalid();
-  };
+  (value) =>
+    readFields(fields, object(value)) as ObjectOf<S>;
 
 const needed = <T>(read: Read<T>): Needed<T> => ({ read, needed: true });
 const optional = <T>(read: Read<T>, initial: T, write?: (value: T) => unknown): Optional<T> =>
@@ -137,8 +135,8 @@ const gap = optional<Gap | null>(
 const kept = maybe(integer(0));
 const lost = optional(
   list((value): LostRange => {
-    if (!Array.isArray(value)) throw new Invalid();
-    return [integer(1)(value[0]), integer(1)(value[1]), text(1024)(value[2])];
+    const [first, last, reason] = array(Infinity)(value);
+    return [integer(1)(first), integer(1)(last), text(1024)(reason)];
   }, 1024),
   [],
 );
@@ -352,22 +350,16 @@ export function isCarrier(message: Message): message is Carrier {
 
 // --- making, reading, writing ---------------------------------------------------------------------
 
-const DEFAULTS = Object.fromEntries(
-  Object.entries(FIELDS).map(([type, fields]) => [
-    type,
-    Object.fromEntries([
-      ["type", type],
-      ...Object.entries(fields as Fields).map(([name, field]) => [
-        name,
-        "initial" in field ? field.initial : undefined,
-      ]),
-    ]),
-  ]),
-);
+const DEFAULTS: Record<string, Record<string, unknown>> = {};
+for (const type in FIELDS) {
+  const fields: Fields = FIELDS[type as Type];
+  DEFAULTS[type] = { type };
+  for (const name in fields) DEFAULTS[type][name] = (fields[name] as Partial<Optional<unknown>>).initial;
+}
 
 /** Make a message: what is not given has its default. */
 export function make<T extends Type>(type: T, given: Given<Table[T]>): MessageOf<T> {
-  return { ...DEFAULTS[type], ...given } as MessageOf<T>;
+  return { ...DEFAULTS[type], ...given } as unknown as MessageOf<T>;
 }
 
 /** Make a message of what a line says. Throws `Invalid`; unknown fields are ignored. */
@@ -397,13 +389,12 @@ function writeFields(fields: Fields, object: object, without = ""): Record<strin
   for (const name in fields) {
     const field = fields[name] as Field & { write?: (value: unknown) => unknown };
     const value = (object as Record<string, unknown>)[name];
-    if (name === without) continue;
-    if ("initial" in field && (value === field.initial || isEmpty(field.initial, value))) continue;
+    if (name === without || ("initial" in field && isInitial(field.initial, value))) continue;
     result[name] = field.write ? field.write(value) : value;
   }
   return result;
 }
 
-function isEmpty(initial: unknown, value: unknown): boolean {
-  return Array.isArray(initial) && (value as unknown[]).length === 0;
+function isInitial(initial: unknown, value: unknown): boolean {
+  return value === initial || (Array.isArray(initial) && !(value as unknown[]).length);
 }

@@ -47,9 +47,6 @@ import { payloads } from "./payload.js";
 import { SERVER as SERVER_PATH } from "./sending.js";
 import { Subscriptions } from "./subscriptions.js";
 
-/** A client that was never online has no run, hence no numbers to give. */
-export class NotOnlineYet extends Error {}
-
 /** Seconds below which no server may make its clients ping or wait. */
 const SHORTEST_BEAT = 0.1;
 
@@ -129,7 +126,7 @@ export class Session {
   }
 
   /** The link to a peer, made when it is not there. With `user`: what the peer sends to that user. Throws
-   * `NotOnlineYet` before the first welcome, `RangeError` for what cannot be a client, or one
+   * `RangeError` before the first welcome, for what cannot be a client, and for one
    * more than `MAX_LINKS`. */
   link(peer: string, user = ""): Link {
     const known = this.links.get(keyOf(peer, user));
@@ -138,7 +135,7 @@ export class Session {
     if ((peer === this.clientId && !user) || !possible) {
       throw impossible("peer", peer);
     }
-    if (!this.welcome) throw new NotOnlineYet();
+    if (!this.welcome) throw new RangeError("not open yet"); // no run, hence no numbers to give
     if (this.links.size >= MAX_LINKS) throw new RangeError("too many links");
     const { limits, durable } = this.welcome;
     const settings = {
@@ -181,7 +178,7 @@ export class Session {
   }
 
   /** Give a command; `answered` follows, over as many connections as it takes. A publish needs a key. Throws
-   * `TooManyCommands`. */
+   * `RangeError` when too many wait. */
   command(message: Command, context: unknown, now: number): void {
     message.id = this._id();
     this.commands.add(message, context);

@@ -512,8 +512,8 @@ test("a conflict names the version that is there", async () => {
   const server = new FakeServer();
   await online(server, async (alice) => {
     for (const [count, version, text] of [
-      [1, 7, "has version 7"],
-      [2, 0, "is not there"],
+      [1, 7, "version 7"],
+      [2, 0, "version 0"],
     ] as const) {
       const writing = failure(alice.channel("doc").set("title", 1, { expect: 3 }));
       const { id } = await server.newest("set", count);

@@ -11,6 +11,7 @@ import {
   complaints,
   FakeServer,
   failure,
+  idle,
   now,
   online,
   sleep,
@@ -222,7 +223,7 @@ test("a client that is closed while it opens leaves nothing", async () => {
   await turns();
   await after(alice.close());
   expect(await opening).toBeInstanceOf(ClientClosed);
-  expect([alice.state, alice._idle]).toEqual(["closed", true]);
+  expect([alice.state, idle(alice)]).toEqual(["closed", true]);
 });
 
 test("a client that is closed before it is opened cannot be opened", async () => {
