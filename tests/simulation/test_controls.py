@@ -150,7 +150,7 @@ def sender_that_forgets_its_copies(patch: Patch) -> None:
 
 @planted("called lost for certain, but delivered|delivered after it was lost for certain")
 def sender_that_believes_any_process(patch: Patch) -> None:
-    patch.setattr("duolink.protocol.outbound._unseen", lambda entry, ack: True)
+    patch.setattr("duolink.protocol.outbound._unseen", lambda entry, ack, reason: True)
 
 
 @planted("never settled")
