@@ -551,3 +551,35 @@ def test_a_forged_sender_is_forbidden_on_an_open_way_too(world):
     alice.say(2, sender="mallory")
     assert (alice.last(Error).code, alice.last(Error).seq) == ("forbidden", 2)
     assert [message.seq for message in bob.all(LinkMessage)] == [1]
+
+
+@pytest.mark.parametrize("reloaded", [False, True])
+@pytest.mark.parametrize("lane", limits.LANES)
+def test_a_repeat_reaches_no_other_process_by_a_way_that_is_open(world, reloaded, lane):
+    """Bob had finished with 1 while alice was gone; another process of his is here. She sends 1 twice when she
+    comes back, and a skip between the two opens the way."""
+    alice, bob = world.client("alice"), world.client("bob")
+    alice.say(1, lane=lane)
+    alice.cut()
+    bob.send(Ack(run=alice.welcome.run, seq=1, to="alice", lane=lane))
+    bob.cut()
+    again = bob.again(run=0) if reloaded else world.client("bob")
+    assert again.welcome.run > bob.welcome.run and again.welcome.resumed is reloaded
+    alice = alice.again()
+    alice.say(1, lane=lane)
+    alice.send(Skip(run=alice.welcome.run, seq=2, last=2, base=1, to="bob", lane=lane, reason="expired"))
+    alice.say(1, lane=lane)
+    alice.say(3, lane=lane)
+    assert seqs(again) == [3]
+    assert [ack.seq for ack in alice.all(Ack)] == [1, 1]
+
+
+def test_a_copy_that_is_on_its_way_while_a_page_is_reloaded_does_not_reach_the_new_one(world):
+    """Alice hears of the acknowledgement, but has sent 1 once more before."""
+    alice, bob = world.client("alice"), world.client("bob")
+    alice.say(1)
+    bob.send(Ack(run=alice.welcome.run, seq=1, to="alice"))
+    again = bob.again(run=0)
+    alice.say(2)
+    alice.say(1)
+    assert seqs(again) == [2]

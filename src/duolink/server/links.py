@@ -78,6 +78,7 @@ class Links:
             and message.run == session.run
             and 0 <= message.seq - message.base < self._window
             and (lane == "messages" or lane == "bulk")
+            and message.seq > (flow.floor_messages if lane == "messages" else flow.floor_bulk)
             and not (message.sender or message.user)
             and not message.store
         ):
@@ -367,7 +368,7 @@ class Links:
                 for lane in limits.LANES:
                     settled = settled_of(party.session, back, lane, flow)
                     if settled:
-                        back.cursors[lane] = settled
+                        back.unheard(lane, settled)
         party.flows.pop(session, None)
         party.waiters.pop(session, None)
         self.count -= 1
@@ -427,10 +428,16 @@ class Links:
         self.drained(party)
 
     def renumbered(self, session: Session) -> None:
-        """Another process resumes the session (a page that was reloaded) and has numbers of its own: what
-        receivers had finished with of the one before says nothing of them."""
+        """Another process resumes the session (a page that was reloaded). It has numbers of its own: what
+        receivers had finished with of the one before says nothing of them. And it has received nothing: copies
+        of what the one before had finished with must not reach it."""
         for flow in session.flows.values():
-            flow.cursors.clear()
+            flow.renumbered()
+        for sender, flow in session.party.flows.items() if session.party is not None else ():
+            for lane in limits.LANES:
+                settled = settled_of(sender, flow, lane)
+                if settled:
+                    flow.unheard(lane, settled)
 
     def detached(self, session: Session) -> None:
         """The session has lost its connection."""
@@ -494,7 +501,7 @@ class Links:
             for lane in limits.LANES:
                 settled = settled_of(session, flow, lane)
                 if settled:
-                    flow.cursors[lane] = settled
+                    flow.unheard(lane, settled)
             if not flow.cursors:
                 self._drop_flow(session, name)
                 continue

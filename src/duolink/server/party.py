@@ -49,6 +49,8 @@ class Flow:
         "checked",
         "cursors",
         "first",
+        "floor_bulk",
+        "floor_messages",
         "last_bulk",
         "last_messages",
         "opened",
@@ -79,7 +81,10 @@ class Flow:
         self.checked: dict[str, int] = {}
         """Lane → the receiver's run for which the mailbox was asked what an earlier one had finished with."""
         self.cursors: dict[str, int] = {}
-        """Lane → what the receiver had finished with when its last session ended."""
+        """Lane → what the receiver had finished with when its last process ended, or the sender came back: it
+        may not have heard."""
+        self.floor_messages = self.floor_bulk = 0
+        """The same, for a quick look: a copy of these numbers finds its way anew, though others go `target`'s."""
         self.reply: Session | None = None
         """The session to which acknowledgements may go, because it may send here."""
         self.ack_run = 0
@@ -96,6 +101,19 @@ class Flow:
         self.told: dict[str, tuple[int, int, int]] = {}
         """Lane → of an acknowledgement that lists losses, and so cannot be repeated from here: the generation
         and attachment of the sender it went to, and how far everything is finished with."""
+
+    def unheard(self, lane: str, seq: int) -> None:
+        """The receiver has finished with everything up to here, and the sender may not have heard."""
+        self.cursors[lane] = seq
+        if lane == "messages":
+            self.floor_messages = seq
+        else:
+            self.floor_bulk = seq
+
+    def renumbered(self) -> None:
+        """The sender begins to number anew."""
+        self.cursors.clear()
+        self.floor_messages = self.floor_bulk = 0
 
     def acknowledged(self, lane: str, run: int) -> int:
         """How far this flow's sender has acknowledged the other way; 0 for another run."""
