@@ -26,11 +26,11 @@ demo: $(stamp) ## Play a conversation with a cut and a restart, and explain it
 	@exec $(bin)/duolink demo
 
 test: $(stamp) ## Run the tests, with coverage and its thresholds
+	@scripts/programs curl chromium
 	$(bin)/pytest -n 3 --dist worksteal --cov --cov-report= --ignore=tests/simulation --ignore=tests/browser --ignore=tests/parity
 	@echo "Seeded worlds (measured for nothing but their promises: tracing would make them five times slower):"
 	$(bin)/pytest -n 2 --dist worksteal tests/simulation
 	@echo "What runs in browsers, by itself and in Chromium (make browsers: Firefox, and all that takes long):"
-	@scripts/browsers chromium
 	@scripts/pages
 	@scripts/web npm test
 	$(bin)/pytest -n 2 --dist worksteal tests/browser tests/parity
@@ -54,7 +54,7 @@ web: $(stamp) ## Build the pages and the SDK for them (what Node.js it needs is 
 	@scripts/pages
 
 browsers: $(stamp) ## Run everything that needs a browser, in Chromium and Firefox
-	@scripts/browsers
+	@scripts/programs chromium firefox-esr
 	@scripts/pages
 	$(bin)/pytest tests/browser -m "browsers or not browsers"
 	$(bin)/pytest -n 2 --dist worksteal tests/parity -m "browsers or not browsers"

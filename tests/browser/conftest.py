@@ -72,7 +72,7 @@ async def launched(*arguments: str) -> AsyncIterator[Browser]:
     """A headless Chromium: Debian's, started with `arguments` besides the usual ones."""
     path = shutil.which("chromium")
     if path is None:
-        pytest.fail("tests/browser needs Chromium: run scripts/browsers chromium", pytrace=False)
+        pytest.fail("tests/browser needs Chromium: run scripts/programs chromium", pytrace=False)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=path,

@@ -92,7 +92,7 @@ async def firefox(profile: Path, complaints: Complaints) -> AsyncIterator[Window
     """Start one with a profile of its own."""
     path = shutil.which("firefox-esr")
     if path is None:
-        pytest.fail("this needs Firefox: run scripts/browsers firefox-esr", pytrace=False)
+        pytest.fail("this needs Firefox: run scripts/programs firefox-esr", pytrace=False)
     lines = [f'user_pref("{name}", {json.dumps(value)});' for name, value in PREFERENCES.items()]
     (profile / "user.js").write_text("\n".join(lines))
     process = await asyncio.create_subprocess_exec(

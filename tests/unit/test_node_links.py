@@ -556,8 +556,8 @@ def test_a_forged_sender_is_forbidden_on_an_open_way_too(world):
 @pytest.mark.parametrize("reloaded", [False, True])
 @pytest.mark.parametrize("lane", limits.LANES)
 def test_a_repeat_reaches_no_other_process_by_a_way_that_is_open(world, reloaded, lane):
-    """Bob had finished with 1 while alice was gone; another process of his is here. She sends 1 twice when she
-    comes back, and a skip between the two opens the way."""
+    """Bob had finished with 1 while alice was gone; another process of his is here. She sends 1 twice when
+    she comes back, and a skip between the two opens the way."""
     alice, bob = world.client("alice"), world.client("bob")
     alice.say(1, lane=lane)
     alice.cut()

@@ -429,8 +429,8 @@ class Links:
 
     def renumbered(self, session: Session) -> None:
         """Another process resumes the session (a page that was reloaded). It has numbers of its own: what
-        receivers had finished with of the one before says nothing of them. And it has received nothing: copies
-        of what the one before had finished with must not reach it."""
+        receivers had finished with of the one before says nothing of them. And it has received nothing: no
+        copy of what the one before had finished with must reach it."""
         for flow in session.flows.values():
             flow.renumbered()
         for sender, flow in session.party.flows.items() if session.party is not None else ():

@@ -84,7 +84,7 @@ class Flow:
         """Lane → what the receiver had finished with when its last process ended, or the sender came back: it
         may not have heard."""
         self.floor_messages = self.floor_bulk = 0
-        """The same, for a quick look: a copy of these numbers finds its way anew, though others go `target`'s."""
+        """The same, for a quick look: a copy of these numbers finds its way anew, though there is a `target`."""
         self.reply: Session | None = None
         """The session to which acknowledgements may go, because it may send here."""
         self.ack_run = 0
