@@ -394,7 +394,7 @@ class Greeter:
                 resumed=resumed,
                 durable=node.durable,
                 heartbeat=self._heartbeat(),
-                limits=self._limits(),
+                limits=self.told_limits(),
                 time=node.clock.wall_ms(),
                 reconnect_spread=self._spread(),
                 expires=_expires(greeting.identity),
@@ -421,7 +421,8 @@ class Greeter:
             misses=settings.misses,
         )
 
-    def _limits(self) -> Limits:
+    def told_limits(self) -> Limits:
+        """What a client is told in its welcome."""
         config = self._node.config
         return Limits(
             message=config.wire.max_message,

@@ -15,8 +15,8 @@ from duolink.protocol import limits
 from duolink.protocol.codec import encode, encode_binary, is_client_id, is_id, is_user
 from duolink.protocol.codes import ErrorCode
 from duolink.protocol.messages import Ack, Ephemeral, LinkMessage, Probe, Signal, Skip, Wait
-from duolink.server.mailbox import Mailboxes, settled_of, told_to
-from duolink.server.party import Flow, Parties, Party
+from duolink.server.mailbox import Mailboxes
+from duolink.server.party import Flow, Parties, Party, settled_of, told_to
 from duolink.server.policy import SERVER, Consent, may_link
 from duolink.server.registry import Session
 from duolink.server.settings import MAX_WINDOW

@@ -18,7 +18,7 @@ from duolink.protocol.codec import encode, encode_binary
 from duolink.protocol.codes import ErrorCode, LossReason
 from duolink.protocol.messages import Ack, LinkMessage, Probe, Skip, Stored, Wait
 from duolink.server.delivery import Delivery
-from duolink.server.party import Flow, Parties
+from duolink.server.party import Flow, Parties, settled_of
 from duolink.server.policy import SERVER
 from duolink.server.registry import Session
 
@@ -484,19 +484,3 @@ class Mailboxes:
                 if settled and name != SERVER and name[0] != "@":
                     stream = Stream(name, session.client_id, lane, session.run)
                     self.engine.acknowledge(stream, name, settled, (), 0)
-
-
-def settled_of(session: Session, flow: Flow, lane: str, back: Flow | None = None) -> int:
-    """How far a receiver has acknowledged this session's lane, as far as the node has seen. `back`: the
-    receiver's own flow, if it is known."""
-    if back is None and flow.party.session is not None:
-        back = flow.party.session.flows.get(session.client_id)
-    settled = flow.cursors.get(lane, 0)
-    return max(settled, back.acknowledged(lane, session.run)) if back is not None else settled
-
-
-def told_to(session: Session, flow: Flow, lane: str) -> int:
-    """How far an acknowledgement goes that lists losses and is on its way to this session's connection."""
-    back = flow.party.session.flows.get(session.client_id) if flow.party.session is not None else None
-    generation, attachment, seq = back.told.get(lane, (0, 0, 0)) if back is not None else (0, 0, 0)
-    return seq if (generation, attachment) == (session.generation, session.attachment) else 0

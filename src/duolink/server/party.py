@@ -84,7 +84,7 @@ class Flow:
         """Lane → what the receiver had finished with when its last process ended, or the sender came back: it
         may not have heard."""
         self.floor_messages = self.floor_bulk = 0
-        """The same, for a quick look: a copy of these numbers finds its way anew, though there is a `target`."""
+        """The same, for a quick look: copies of these numbers find their way anew, `target` or not."""
         self.reply: Session | None = None
         """The session to which acknowledgements may go, because it may send here."""
         self.ack_run = 0
@@ -132,6 +132,22 @@ class Flow:
             self.ack_messages = max(self.ack_messages, seq)
         else:
             self.ack_bulk = max(self.ack_bulk, seq)
+
+
+def settled_of(session: Session, flow: Flow, lane: str, back: Flow | None = None) -> int:
+    """How far a receiver has acknowledged this session's lane, as far as the node has seen. `back`: the
+    receiver's own flow, if it is known."""
+    if back is None and flow.party.session is not None:
+        back = flow.party.session.flows.get(session.client_id)
+    settled = flow.cursors.get(lane, 0)
+    return max(settled, back.acknowledged(lane, session.run)) if back is not None else settled
+
+
+def told_to(session: Session, flow: Flow, lane: str) -> int:
+    """How far an acknowledgement goes that lists losses and is on its way to this session's connection."""
+    back = flow.party.session.flows.get(session.client_id) if flow.party.session is not None else None
+    generation, attachment, seq = back.told.get(lane, (0, 0, 0)) if back is not None else (0, 0, 0)
+    return seq if (generation, attachment) == (session.generation, session.attachment) else 0
 
 
 class Parties:

@@ -18,7 +18,7 @@ from duolink.server.api.backend import Backend, ask
 from duolink.server.api.slices import SLICE
 from duolink.server.auth import Identity, Patterns
 from duolink.server.connection import Connection
-from duolink.server.mailbox import settled_of
+from duolink.server.party import settled_of
 from duolink.server.registry import Session
 
 MAX_LOOKS: Final = 5000

@@ -6,9 +6,9 @@ import sys
 import time
 from typing import Final, Literal
 
+import msgspec
 from starlette.responses import Response
 
-from duolink.protocol import limits
 from duolink.protocol.codes import CloseCode
 from duolink.server import answers
 from duolink.server.api import documents as doc
@@ -68,14 +68,7 @@ class Overview:
             reasons=reasons,
             draining=node.draining,
             auth=auth,
-            limits=doc.ClientLimits(
-                message=config.wire.max_message,
-                payload=limits.MAX_PAYLOAD,
-                subscriptions=config.limits.subscriptions_per_client,
-                watched=config.limits.watched_per_client,
-                window=config.links.window,
-                window_bytes=config.links.window_bytes,
-            ),
+            limits=doc.ClientLimits(**msgspec.structs.asdict(node.greeter.told_limits())),
         )
 
     def sample(self) -> bytes:
