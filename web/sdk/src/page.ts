@@ -30,7 +30,7 @@ export interface PageUser {
 /** The page a client lives in. `name` tells its clients apart. */
 export class Page {
   private readonly _left = new AbortController();
-  private _release: (() => void) | null = null;
+  private _release?: () => void;
   private _session = "";
 
   /** `resume`: sessions go from page to page. */
@@ -66,17 +66,18 @@ export class Page {
   leave(): void {
     this._left.abort();
     this._release?.();
-    this._release = null;
     this._session = "";
   }
 
   /** Take over, once, what the page before this one has left; null: nothing, or another page has it. */
   async take(): Promise<Resumption | null> {
     const kept = this._consume();
-    return kept && (await this._own(kept.session)) ? kept : null;
+    const patience = () => ({ signal: AbortSignal.timeout(LOCK_PATIENCE) });
+    return kept && (await this._own(kept.session, patience())) ? kept : null;
   }
 
-  /** This page's client has a session now. */
+  /** This page's client has a session now. It waits for the lock as long as it takes: nobody else can have
+   * it, and a page that gave up, because the browser was busy, would lose its session to a duplicate. */
   began(session: string): void {
     if (session !== this._session) void this._own(session);
   }
@@ -121,22 +122,19 @@ export class Page {
   }
 
   /** Hold the lock of a session until the page or the client is gone. Returns whether it was free. */
-  private _own(session: string): Promise<boolean> {
+  private _own(session: string, options: LockOptions = {}): Promise<boolean> {
     const locks = this._locks;
     if (!locks || !this._storage) return Promise.resolve(false);
     this._release?.();
     this._session = session;
     return new Promise((resolve) => {
-      const patience = new AbortController();
-      const timer = setTimeout(() => patience.abort(), LOCK_PATIENCE);
-      const held = () => {
-        clearTimeout(timer);
-        resolve(true);
-        return new Promise<void>((release) => {
+      const held = () =>
+        new Promise<void>((release) => {
+          resolve(true);
           this._release = release;
+          if (session !== this._session) release(); // the client has gone on meanwhile
         });
-      };
-      locks.request(`duolink ${session}`, { signal: patience.signal }, held).catch(() => resolve(false));
+      locks.request(`duolink ${session}`, options, held).catch(() => resolve(false));
     });
   }
 }

