@@ -43,6 +43,10 @@ export class NetworkSwitch {
   }
 }
 
+/** States of a WebSocket (HTML, WebSocket.readyState). */
+const CONNECTING = 0;
+const CLOSED = 3;
+
 /** A WebSocket behind the switch; without a real one it fails. */
 class SwitchedSocket implements WebSocketLike {
   private readonly _listeners = new Map<string, Listener[]>();
@@ -82,6 +86,10 @@ class SwitchedSocket implements WebSocketLike {
 
   set binaryType(type: string) {
     if (this._real) this._real.binaryType = type;
+  }
+
+  get readyState(): number {
+    return this._broken ? CLOSED : (this._real?.readyState ?? CONNECTING);
   }
 
   get bufferedAmount(): number {

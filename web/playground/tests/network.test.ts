@@ -6,6 +6,7 @@ import { NetworkSwitch } from "../src/network.js";
 class FakeSocket implements WebSocketLike {
   static made: FakeSocket[] = [];
   binaryType = "blob";
+  readyState = 1;
   bufferedAmount = 7;
   readonly sent: unknown[] = [];
   closed: unknown[] | null = null;
@@ -51,9 +52,10 @@ describe("a network that is on", () => {
     const { socket, heard, real } = open(made());
     expect([real.url, real.protocols]).toEqual(["ws://x/ws", "duolink"]);
     socket.binaryType = "arraybuffer";
-    expect([real.binaryType, socket.binaryType, socket.bufferedAmount]).toEqual([
+    expect([real.binaryType, socket.binaryType, socket.readyState, socket.bufferedAmount]).toEqual([
       "arraybuffer",
       "arraybuffer",
+      1,
       7,
     ]);
     real.tell("open");
@@ -79,6 +81,7 @@ describe("a network that is switched off", () => {
     heard.length = 0;
     network.on = false;
     expect(real.closed).toEqual([]); // without a code: a page can do no more
+    expect(socket.readyState).toBe(3);
     expect(heard.map(([type]) => type)).toEqual(["error", "close"]);
     expect(heard[1]?.[1]).toMatchObject({ code: 1006 });
     real.tell("message", { data: "late" });
@@ -96,7 +99,7 @@ describe("a network that is switched off", () => {
     const before = FakeSocket.made.length;
     const { heard, socket } = open(network);
     expect(FakeSocket.made).toHaveLength(before);
-    expect(heard).toEqual([]);
+    expect([heard, socket.readyState]).toEqual([[], 0]);
     vi.runAllTimers();
     expect(heard.map(([type]) => type)).toEqual(["error", "close"]);
     socket.close();

@@ -35,7 +35,6 @@ const module = await minify(code, {
     pure_getters: true,
     unsafe_arrows: true,
     if_return: false,
-    lhs_constants: false,
     inline: 0,
   },
   sourceMap: { content: map, filename: "duolink.js", url: "duolink.js.map" },

@@ -55,7 +55,7 @@ export type WebSocketConstructor = new (url: string, protocols: string) => WebSo
 /** The subprotocol of docs/protocol.md §1. */
 const SUBPROTOCOL = "duolink";
 
-/** WebSocket.OPEN: a constructor passed in need not have it. */
+/** WebSocket.OPEN; those that end are above it. */
 const OPEN = 1;
 
 /** A WebSocket as a transport. */
@@ -98,7 +98,7 @@ class WebSocketTransport implements Transport {
 
   send(payload: string | Uint8Array): void {
     // A browser complains of what is sent to a socket that it has closed but not yet told of: on waking, say.
-    if (!this._ended && this._socket.readyState === OPEN) this._socket.send(payload as string);
+    if (!(this._ended || this._socket.readyState > OPEN)) this._socket.send(payload as string);
   }
 
   close(code: number, reason: string): void {
