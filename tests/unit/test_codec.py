@@ -92,9 +92,9 @@ def test_brackets_in_strings_are_not_depth() -> None:
 def test_no_line_is_slow(evil: bytes) -> None:
     """A line from anybody, before hello, must not cost seconds (an unterminated string full of escaped
     quotes once cost twelve)."""
-    begin = time.perf_counter()
+    begin = time.process_time()
     only(evil)
-    assert time.perf_counter() - begin < 0.25
+    assert time.process_time() - begin < 0.25
 
 
 def test_a_message_that_is_too_large_can_be_named_in_the_answer() -> None:

@@ -464,7 +464,8 @@ def test_tls(contexts, loop):
     server, client = contexts
 
     async def test():
-        async with serving(tls=server, client_tls=client, http=ASGIServer(app())) as endpoint:
+        options = ListenerOptions(close_timeout=3600)
+        async with serving(options, tls=server, client_tls=client, http=ASGIServer(app())) as endpoint:
             peer = await endpoint.connect()
             peer.send(request("/record", add={"Origin": "https://example.com"}) + frame(TEXT, b"early"))
             assert (await peer.response()).status == 101
@@ -494,10 +495,7 @@ def test_tls(contexts, loop):
             assert found is not None and found.payload[:2] == (1002).to_bytes(2)
             for peer in (page, plain_origin, bad):
                 await peer.aclose()
-            loop = asyncio.get_running_loop()
-            before = loop.time()
-            await endpoint.quiet()
-            assert loop.time() - before < 0.5  # by the end of both sides, not by the close deadline of 1 s
+            await endpoint.quiet()  # by the end of both sides, not by the close deadline
 
     run(test, loop)
 
