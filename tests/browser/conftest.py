@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 from tests.browser.complaints import Complaints
 from tests.browser.server import Server
 from tests.browser.site import ROOT, SDK, Site
@@ -28,6 +28,7 @@ LONG = 240.0
 
 PATIENCE = 15_000.0
 """Milliseconds for one step of a page; no test waits so long unless it fails."""
+expect.set_options(timeout=PATIENCE)
 
 UNLIKE_OURS = [
     "--disable-back-forward-cache",
