@@ -155,6 +155,45 @@ def test_a_copy_that_crosses_an_acknowledgement_with_losses_is_not_stored(world)
     )
 
 
+@pytest.mark.parametrize("deaf", [False, True], ids=["lost on the way to her", "she is away"])
+def test_what_an_acknowledgement_with_losses_settled_does_not_reach_the_next_process(world, deaf):
+    """Bob says that 1 was lost and that he has finished with 2. Alice does not hear it; bob's process ends,
+    another begins; alice comes back and sends again what is not settled for her."""
+    bob, alice = world.client("bob"), world.client("alice")
+    run, by = alice.welcome.run, bob.welcome.run
+    lost = [LostRange(1, 1, "expired")]
+    alice.send(Skip(run=run, seq=1, last=1, base=1, to="bob", reason="expired"))
+    alice.say(2)
+    if deaf:
+        alice.cut()
+    bob.send(Ack(run=run, seq=2, to="alice", lost=lost, by=by))
+    alice.cut()
+    bob.send(Goodbye(code=1000))
+    bob.cut()
+    younger = world.client("bob")
+    assert younger.welcome.run > by
+    again = alice.again()
+    again.take()
+    again.send(Skip(run=run, seq=1, last=1, base=1, to="bob", reason="expired"))
+    again.say(2)
+    heard = again.last(Ack)
+    assert (heard.seq, heard.lost, heard.by) == (2, lost, by), "she hears now which of them was lost"
+    again.say(3, base=3)
+    assert seqs(younger) == [3]
+
+
+def test_losses_are_not_remembered_for_a_sender_who_never_sent_here(world):
+    """Else one client could fill the disk with streams of its own invention."""
+    bob, alice = world.client("bob"), world.client("alice")
+    asked = []
+    world.engines.mailbox.acknowledge = lambda *parts: asked.append(parts)  # type: ignore[method-assign]
+    lost = [LostRange(1, 1, "expired")]
+    bob.send(Ack(run=alice.welcome.run, seq=2, to="alice", lost=lost, by=bob.welcome.run))
+    bob.send(Ack(run=alice.welcome.run + 1, seq=2, to="alice", lost=lost, by=bob.welcome.run))
+    bob.send(Ack(run=7, seq=2, to="nobody", lost=lost, by=bob.welcome.run))
+    assert asked == []
+
+
 def test_a_copy_to_be_stored_that_is_the_first_here_is_handed_over(world):
     """The earlier copy went another way, or to an earlier node."""
     bob, alice = world.client("bob"), world.client("alice")

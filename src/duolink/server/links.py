@@ -168,6 +168,13 @@ class Links:
         if not ack.lost:
             self.timing.acknowledge(session, flow, ack.lane, ack.run, ack.seq)
         receiver = flow.party.session
+        if (
+            ack.lost
+            and receiver is not None
+            and ack.run == receiver.run
+            and session.client_id in receiver.flows
+        ):
+            self._mailboxes.lost(session, ack)
         if receiver is None or receiver.connection is None:
             return
         if flow.reply is not receiver:

@@ -290,6 +290,13 @@ class Mailboxes:
         stream = Stream(flow.party.name, session.client_id, lane, session.run)
         self._acknowledge(connection, stream, Standing(settled, settled), want=False)
 
+    def lost(self, session: Session, ack: Ack) -> None:
+        """A receiver lists losses. Its sender may never hear it, and nobody else here keeps the list: the
+        mailbox is to know, or copies of what is settled would reach the receiver's next process."""
+        if self.durable:
+            stream = Stream(session.client_id, ack.to, ack.lane, ack.run)
+            self.engine.acknowledge(stream, session.client_id, ack.seq, tuple(ack.lost), ack.by)
+
     def tell_settled(self, stream: Stream) -> None:
         """A client of a user has finished with more of a stream: tell its sender how far the user is now.
         That is not what the client says: one that came late has not finished with what was there before."""
