@@ -823,6 +823,15 @@ def test_bytes_travel_in_binary_payloads_between_the_others() -> None:
     assert bytes(client.events[-1].ephemeral.data) == b"\xff\n"
 
 
+def test_a_turn_without_end_does_not_fill_the_memory() -> None:
+    """Nothing has left yet, so nothing could be slow: only the bound of a turn says no."""
+    client = Client()
+    left = [client.session.send(Ephemeral(to="bob", data=Raw(b"1"))) for _ in range(2000)]
+    assert left == [True] * limits.MAX_UNNUMBERED + [False] * (2000 - limits.MAX_UNNUMBERED)
+    client.turn()
+    assert client.session.send(Signal(to="bob", data=Raw(b"1")))
+
+
 def test_payloads_keep_within_the_limits() -> None:
     many = [Ping(id=number) for number in range(limits.MAX_BATCH + 1)]
     assert [send.payload.count(b"\n") + 1 for send in payloads(many)] == [limits.MAX_BATCH, 1]

@@ -166,7 +166,8 @@ class Link:
             client._requests.forget(name)
 
     async def ephemeral(self, data: Any) -> bool:
-        """Send at most once, unnumbered: typing, cursors. Returns whether it left."""
+        """Send at most once, unnumbered: typing, cursors. Returns whether it left: not while the client is
+        offline or its connection is congested, nor more than 1,024 in one turn of the loop."""
         body, binary = self._encode(data)
         return self._client._send_once(Ephemeral(to=self.peer, data=body, binary=binary))
 

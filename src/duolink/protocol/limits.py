@@ -112,6 +112,10 @@ forgotten. A stranger's first message makes one; beyond the bound strangers are 
 MAX_PENDING: Final = 1024
 """Commands of one client without an answer yet."""
 
+MAX_UNNUMBERED: Final = 1024
+"""Signals and ephemeral messages of one turn beyond which no more is taken: a loop that never lets go of its
+turn would fill the memory, for nothing has left yet that could be slow."""
+
 FIRST_TRIES: Final = 5
 """Attempts of a first connect before it gives up; a session that has been online does not."""
 

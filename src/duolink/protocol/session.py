@@ -207,9 +207,10 @@ class Session:
 
     def send(self, message: Signal | Ephemeral) -> bool:
         """Send at most once: now, or not at all. Returns whether it was sent."""
-        if self._online:
+        room = self._online and len(self._out) < limits.MAX_UNNUMBERED
+        if room:
             self._out.append(message)
-        return self._online
+        return room
 
     def close(self, now: float, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Leave: acknowledgements go out, then a goodbye, which ends the session."""

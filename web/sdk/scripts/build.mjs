@@ -35,6 +35,7 @@ const module = await minify(code, {
     pure_getters: true,
     unsafe_arrows: true,
     if_return: false,
+    unsafe_comps: true, // turns `<` around: what is compared are numbers, without side effects
     inline: 0,
   },
   sourceMap: { content: map, filename: "duolink.js", url: "duolink.js.map" },

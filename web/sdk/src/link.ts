@@ -134,7 +134,8 @@ export class Link implements AsyncIterable<Message> {
     }
   }
 
-  /** Send at most once, unnumbered: typing, cursors. Returns whether it left. */
+  /** Send at most once, unnumbered: typing, cursors. Returns whether it left: not while the client is offline or
+   * its connection is congested, nor more than 1,024 in one turn. */
   ephemeral(data: unknown): boolean {
     const body = this._encode(data);
     return this._client._sendOnce(make("ephemeral", { to: this.peer, data: body, binary: isBinary(body) }));

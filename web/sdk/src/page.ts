@@ -72,8 +72,9 @@ export class Page {
   /** Take over, once, what the page before this one has left; null: nothing, or another page has it. */
   async take(): Promise<Resumption | null> {
     const kept = this._consume();
-    const patience = () => ({ signal: AbortSignal.timeout(LOCK_PATIENCE) });
-    return kept && (await this._own(kept.session, patience())) ? kept : null;
+    if (!kept) return null;
+    const signal = AbortSignal.timeout(LOCK_PATIENCE);
+    return (await this._own(kept.session, { signal })) ? kept : null;
   }
 
   /** This page's client has a session now. It waits for the lock as long as it takes: nobody else can have

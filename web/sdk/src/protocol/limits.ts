@@ -62,6 +62,8 @@ export const MAX_HISTORY_PAGE = 1000;
 export const MAX_LINKS = 16384;
 /** Commands of one client without an answer yet. */
 export const MAX_PENDING = 1024;
+/** Signals and ephemeral messages beyond which a turn takes no more. */
+export const MAX_UNNUMBERED = 1024;
 /** Attempts of a first connect before it gives up; a session that has been online does not. */
 export const FIRST_TRIES = 5;
 /** Seconds online after which the backoff begins anew. */

@@ -30,7 +30,7 @@ import {
 import { type Command, Commands } from "./commands.js";
 import type { Action, Answered, SessionEvent, State, StateChanged } from "./events.js";
 import { Heartbeat } from "./heartbeat.js";
-import { MAX_LINKS, MAX_MESSAGE, PROTOCOL, STABLE_AFTER } from "./limits.js";
+import { MAX_LINKS, MAX_MESSAGE, MAX_UNNUMBERED, PROTOCOL, STABLE_AFTER } from "./limits.js";
 import { keyOf, Link } from "./link.js";
 import {
   type Ephemeral,
@@ -187,8 +187,9 @@ export class Session {
 
   /** Send at most once: now, or not at all. Returns whether it was sent. */
   send(message: Signal | Ephemeral): boolean {
-    if (this._online) this._out.push(message);
-    return this._online;
+    if (!this._online || this._out.length >= MAX_UNNUMBERED) return false;
+    this._out.push(message);
+    return true;
   }
 
   /** Leave: acknowledgements go out, then a goodbye, which ends the session. */

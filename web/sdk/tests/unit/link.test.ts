@@ -174,6 +174,17 @@ test("the window makes senders wait in turn", async () => {
   });
 });
 
+test("a turn without end does not fill the memory with what is sent at most once", async () => {
+  const server = new FakeServer();
+  await online(server, async (alice) => {
+    const link = alice.link("bob");
+    const left = Array.from({ length: 2000 }, () => link.ephemeral(1)).filter(Boolean);
+    expect([left.length, link.signal(1)]).toEqual([1024, false]);
+    await turns();
+    expect([link.signal(1), link.ephemeral(1)]).toEqual([true, true]);
+  });
+});
+
 test("a congested transport makes senders wait, until it has sent", async () => {
   const server = new FakeServer();
   await online(server, async (alice) => {
