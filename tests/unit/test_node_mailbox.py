@@ -186,7 +186,7 @@ def test_losses_are_not_remembered_for_a_sender_who_never_sent_here(world):
     """Else one client could fill the disk with streams of its own invention."""
     bob, alice = world.client("bob"), world.client("alice")
     asked = []
-    world.engines.mailbox.acknowledge = lambda *parts: asked.append(parts)  # type: ignore[method-assign]
+    world.engines.mailbox.acknowledge = lambda *parts: asked.append(parts)
     lost = [LostRange(1, 1, "expired")]
     bob.send(Ack(run=alice.welcome.run, seq=2, to="alice", lost=lost, by=bob.welcome.run))
     bob.send(Ack(run=alice.welcome.run + 1, seq=2, to="alice", lost=lost, by=bob.welcome.run))
