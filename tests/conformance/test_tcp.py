@@ -4,8 +4,10 @@ import asyncio
 import datetime
 import socket
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +100,13 @@ class Echo:
 class Bench:
     def __init__(self, options: TcpOptions | None) -> None:
         self.users: list[Echo] = []
-        self.listener = TcpListener(self.make, options)
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.counted = asyncio.Event()
+        self.listener = TcpListener(self.make, options, count=self.count)
+
+    def count(self, event: str, label: str) -> None:
+        self.counts[event, label] += 1
+        self.counted.set()
 
     def make(self, wire: Wire) -> Echo:
         self.users.append(Echo(wire))
@@ -280,6 +288,40 @@ def test_tls(run: Run, certificate: Path) -> None:
             assert await reader.read() == b""
             await leave(writer)
             assert await bench.users[0].end == 1000
+
+    run(main())
+
+
+@pytest.mark.parametrize("bound", ["max_connections", "max_handshakes"])
+def test_a_tls_handshake_that_never_ends_counts(run: Run, certificate: Path, bound: str) -> None:
+    """Else a port scanner could hold as many sockets as the process has, ten seconds each."""
+
+    async def main() -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        options = TcpOptions(tls=context, first_byte_timeout=3600)
+        two = replace(options, max_connections=2), replace(options, max_handshakes=2)
+        options = two[bound == "max_handshakes"]
+        async with serving(options) as bench:
+            silent = [await bench.open() for _ in range(2)]
+            refused, refused_writer = await bench.open()
+            assert await refused.read() == b"" and bench.listener.connections == 2
+            assert bench.counts == {("connection_refused", bound): 1}
+            await leave(refused_writer)
+            _, talks = silent.pop()
+            bench.counted.clear()
+            talks.write(b"no TLS at all\r\n")
+            await bench.counted.wait()
+            assert bench.counts["connection_refused", "tls"] == 1
+            await leave(talks)
+            trusting = ssl.create_default_context(cafile=str(certificate))
+            reader, writer = await bench.open(ssl=trusting, server_hostname="localhost")
+            writer.write(frame(b"{}"))
+            assert await reader.readexactly(6) == frame(b"{}")
+            await leave(writer)
+            # Who is still silent does not hold up the listener, which closes now.
+        for _, writer in silent:
+            await leave(writer)
 
     run(main())
 

@@ -334,7 +334,7 @@ def test_out_of_descriptors(caplog):
     async def test():
         async with serving() as endpoint:
             listener = endpoint.listener
-            (listening,) = listener._sockets
+            (listening,) = listener._acceptor._sockets
 
             class Exhausted:
                 def accept(self):
@@ -344,11 +344,11 @@ def test_out_of_descriptors(caplog):
                     return listening.fileno()
 
             exhausted: Any = Exhausted()
-            listener._accept(exhausted)
-            rest = listener._resting.pop(exhausted)
+            listener._acceptor._accept(exhausted)
+            rest = listener._acceptor._resting.pop(exhausted)
             rest.cancel()
-            listener._resting[listening] = rest
-            listener._accept_again(listening)
+            listener._acceptor._resting[listening] = rest
+            listener._acceptor._accept_again(listening)
             await endpoint.connect("/echo")
 
     run(test)
@@ -362,7 +362,7 @@ def test_both_families_share_the_port():
         if not socket.has_ipv6:
             pytest.skip("no IPv6")
         async with serving(host="localhost") as endpoint:
-            assert len({sock.getsockname()[1] for sock in endpoint.listener._sockets}) == 1
+            assert len({sock.getsockname()[1] for sock in endpoint.listener._acceptor._sockets}) == 1
 
     run(test)
 

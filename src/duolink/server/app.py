@@ -260,6 +260,7 @@ class App:
                 lambda wire: self._gate.admit(wire, self._enter),
                 self._tcp_options(),
                 elsewhere=lambda: listener.connections,
+                count=self._count,
             )
             try:
                 await self._tcp.start(self.config.listen.host, self.config.listen.tcp_port)
@@ -424,6 +425,7 @@ class App:
             message_timeout=config.wire.fragment_timeout_s,
             close_timeout=self._close_timeout(),
             max_connections=config.listen.max_connections,
+            max_handshakes=config.listen.max_handshakes,
             backlog=config.listen.backlog,
             tls=self._tls,
             greeting=f"duolink {self.version}",

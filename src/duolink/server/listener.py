@@ -6,37 +6,30 @@ anything else, to a `Linger` when it is refused. The transports are aiofastnet's
 """
 
 import asyncio
-import errno
 import logging
 import math
 import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import aiofastnet
 
+from duolink.server.acceptor import Acceptor
 from duolink.server.handshake import HeadReader, OriginPolicy, Refused, Upgrade, judge
 from duolink.server.linger import Linger
 from duolink.server.options import ListenerOptions
-from duolink.server.websocket import Count, WebSocketWire, WireContext
-from duolink.server.wire import Wire, WireUser
+from duolink.server.websocket import WebSocketWire, WireContext
+from duolink.server.wire import Count, Wire, WireUser
 
 logger = logging.getLogger(__name__)
-
-ACCEPTS_PER_TURN = 64
-"""Connections accepted in one loop turn, so that a storm of them does not hold up those that exist."""
-
-OUT_OF_DESCRIPTORS_PAUSE = 1.0
-"""Seconds without accepting when the process or the system has no descriptors left; asyncio's value."""
 
 TLS_BUFFER = 16_384 + 64
 """Bytes of each of a TLS connection's two buffers: one record. aiofastnet's default is 16 records, half a
 megabyte per connection."""
-
-_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 Admit = Callable[[str], float | None]
 """Called with a peer's address at accept: None admits, a number refuses with 503 and Retry-After."""
@@ -117,9 +110,7 @@ class Listener:
         self._loop: asyncio.AbstractEventLoop
         self._quiet_loop: asyncio.AbstractEventLoop
         self._contexts: dict[str, WireContext] = {}
-        self._sockets: list[socket.socket] = []
-        self._resting: dict[socket.socket, asyncio.TimerHandle] = {}
-        self._arrivals: dict[asyncio.Task[None], socket.socket] = {}
+        self._acceptor = Acceptor(self.options.backlog, self._accepted)
         self._handshakes: set[_Handshake] = set()
         self._lingering: set[Linger] = set()
         self._wires: set[WebSocketWire] = set()
@@ -150,31 +141,11 @@ class Listener:
             self._contexts[path] = WireContext(
                 self.options, limit, loop, self._clock, self.count, self._wire_lost
             )
-        found = await loop.getaddrinfo(
-            self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        port = self._port
-        try:
-            for family, address in dict.fromkeys((entry[0], entry[4]) for entry in found):
-                listening = _bind(family, (address[0], port, *address[2:]), self.options.backlog)
-                self._sockets.append(listening)
-                port = listening.getsockname()[1]
-        except OSError:
-            self.stop_accepting()
-            raise
-        for listening in self._sockets:
-            loop.add_reader(listening, self._accept, listening)
-        return port
+        return await self._acceptor.start(self._host, self._port)
 
     def stop_accepting(self) -> None:
         """Close the port; connections that exist live on. Repeating is safe."""
-        for rest in self._resting.values():
-            rest.cancel()
-        self._resting.clear()
-        for listening in self._sockets:
-            self._loop.remove_reader(listening)
-            listening.close()
-        self._sockets.clear()
+        self._acceptor.stop()
 
     async def close(self, code: int = 1001, reason: str = "server is going away") -> None:
         """Stop accepting and end every connection: wires with a close frame, the rest at once.
@@ -182,8 +153,7 @@ class Listener:
         Returns when all are gone, after about `close_timeout` at the latest. Cancelling is unsafe.
         """
         self.stop_accepting()
-        for connection in self._arrivals.values():
-            connection.shutdown(socket.SHUT_RDWR)  # ends a TLS handshake; cancelling one logs an error
+        self._acceptor.abort()
         for handshake in list(self._handshakes):
             handshake.abort()
         for linger in list(self._lingering):
@@ -192,8 +162,7 @@ class Listener:
             wire.close(code, reason)
         if self._http is not None:
             await self._http.close(self.options.close_timeout)
-        if self._arrivals:
-            await asyncio.wait(list(self._arrivals))
+        await self._acceptor.wait()
         await self.wait_empty()  # each wire has its close deadline
 
     async def wait_empty(self) -> None:
@@ -204,47 +173,20 @@ class Listener:
 
     # Accepting.
 
-    def _accept(self, listening: socket.socket) -> None:
-        for _ in range(ACCEPTS_PER_TURN):
-            try:
-                connection, address = listening.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                if error.errno not in _OUT_OF_RESOURCES:
-                    continue  # accept(2): errors of the new connection are reported here
-                logger.error("cannot accept connections: %s", error.strerror)
-                self._rest(listening)
-                return
-            if self.connections + self._elsewhere() >= self.options.max_connections:
-                self._turn_away(connection, "max_connections")
-            elif len(self._handshakes) >= self.options.max_handshakes:
-                self._turn_away(connection, "max_handshakes")
-            else:
-                self._receive(connection, address[0])
-
-    def _rest(self, listening: socket.socket) -> None:
-        """Stop accepting for a while: the socket stays readable, and would be tried without end."""
-        self._loop.remove_reader(listening)
-        self._resting[listening] = self._loop.call_later(
-            OUT_OF_DESCRIPTORS_PAUSE, self._accept_again, listening
-        )
-
-    def _accept_again(self, listening: socket.socket) -> None:
-        del self._resting[listening]
-        self._loop.add_reader(listening, self._accept, listening)
+    def _accepted(self, connection: socket.socket, address: str) -> None:
+        if self.connections + self._elsewhere() >= self.options.max_connections:
+            self._turn_away(connection, "max_connections")
+        elif len(self._handshakes) >= self.options.max_handshakes:
+            self._turn_away(connection, "max_handshakes")
+        else:
+            self._receive(connection, address)
 
     def _turn_away(self, connection: socket.socket, why: str) -> None:
         """Refuse at the lowest price: without a transport, and hence without lingering."""
         self.count("connection_refused", why)
-        try:
-            connection.setblocking(False)
+        with connection, suppress(OSError):
             if self._tls is None:
                 connection.send(Refused(503, "too many connections").response())
-        except OSError:
-            pass
-        finally:
-            connection.close()
 
     def _receive(self, connection: socket.socket, address: str) -> None:
         handshake = _Handshake(self, address)
@@ -255,9 +197,7 @@ class Listener:
                 headers=[("Retry-After", str(math.ceil(retry_after)))],
             )  # fmt: skip
         self._handshakes.add(handshake)
-        task = self._loop.create_task(self._make_transport(connection, handshake))
-        self._arrivals[task] = connection
-        task.add_done_callback(self._arrivals.pop)
+        self._acceptor.arrive(connection, self._make_transport(connection, handshake))
 
     async def _make_transport(self, connection: socket.socket, handshake: "_Handshake") -> None:
         options = self.options
@@ -404,19 +344,3 @@ class _QuietLoop:
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         if context.get("message") != "SSL handshake failed":
             self._loop.call_exception_handler(context)
-
-
-def _bind(family: int, address: tuple[str | int, ...], backlog: int) -> socket.socket:
-    # With the protocol named, accepted sockets get TCP_NODELAY from aiofastnet; without, they do not.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listening.setblocking(False)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:  # IPv4 has a socket of its own
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listening.bind(address)
-        listening.listen(backlog)
-    except OSError:
-        listening.close()
-        raise
-    return listening

@@ -9,6 +9,7 @@ with unread bytes is reset, and a reset destroys a goodbye that is still on its 
 
 import asyncio
 import ipaddress
+import socket
 import ssl
 import struct
 from collections.abc import Callable
@@ -18,8 +19,9 @@ from typing import Final, cast
 from duolink.protocol import codec, limits
 from duolink.protocol.codes import CloseCode
 from duolink.protocol.messages import Goodbye
+from duolink.server.acceptor import Acceptor
 from duolink.server.handshake import Refused
-from duolink.server.wire import WireUser, WireUserFactory
+from duolink.server.wire import Count, WireUser, WireUserFactory
 
 BINARY: Final = 0x8000_0000
 """The bit of the length that marks a binary payload."""
@@ -55,6 +57,9 @@ class TcpOptions:
 
     max_connections: int = 16_000
     """Of all ports of the process together; more are closed as soon as they are accepted."""
+
+    max_handshakes: int = 1_000
+    """Of them, those that may be in their TLS handshake: cheap to make, and nobody yet."""
 
     backlog: int = 2048
     """Connections that the kernel may hold before they are accepted."""
@@ -337,45 +342,35 @@ class TcpListener:
         factory: WireUserFactory,
         options: TcpOptions | None = None,
         elsewhere: Callable[[], int] = lambda: 0,
+        count: Count = lambda event, label: None,
     ) -> None:
         self.factory = factory
         self.options = options or TcpOptions()
         self._elsewhere = elsewhere
+        self._count = count
+        self._acceptor = Acceptor(self.options.backlog, self._accepted)
         self.buffer = memoryview(bytearray(READ_BUFFER))
         self._wires: set[TcpWire] = set()
         self._refused: set[TcpWire] = set()
-        self._server: asyncio.Server | None = None
         self._empty = asyncio.Event()
         self._empty.set()
         self.port = 0
 
     @property
     def connections(self) -> int:
-        """How many wires are open, those that are closing included."""
-        return len(self._wires)
+        """How many there are, those in their TLS handshake and those that are closing included."""
+        return len(self._wires) + self._acceptor.arrivals
 
     async def start(self, host: str, port: int) -> None:
         """Bind and accept. `port` 0 lets the system choose; the attribute `port` then says which.
 
         Raises `OSError` when the address cannot be bound.
         """
-        tls = self.options.tls
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: TcpWire(self, loop),
-            host,
-            port,
-            ssl=tls,
-            ssl_handshake_timeout=self.options.first_byte_timeout if tls else None,
-            backlog=self.options.backlog,
-            reuse_address=True,  # a server that was killed comes back at once
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
+        self.port = await self._acceptor.start(host, port)
 
     def stop_accepting(self) -> None:
         """Close the listening socket; open connections stay."""
-        if self._server is not None:
-            self._server.close()
+        self._acceptor.stop()
 
     async def close(self, code: int = CloseCode.GOING_AWAY, reason: str = "server is going away") -> None:
         """Stop accepting and end every connection. Returns when every user has heard of it, after about
@@ -383,7 +378,32 @@ class TcpListener:
         self.stop_accepting()
         for wire in list(self._wires):
             wire.close(code, reason)
+        self._acceptor.abort()
+        await self._acceptor.wait()
         await self._empty.wait()
+
+    def _accepted(self, connection: socket.socket, address: str) -> None:
+        if self.options.tls is not None:  # else a wire is made at once, and may say goodbye
+            if self.connections + self._elsewhere() >= self.options.max_connections:
+                return self._turn_away(connection, "max_connections")
+            if self._acceptor.arrivals >= self.options.max_handshakes:
+                return self._turn_away(connection, "max_handshakes")
+        self._acceptor.arrive(connection, self._make_transport(connection))
+
+    def _turn_away(self, connection: socket.socket, why: str) -> None:
+        self._count("connection_refused", why)
+        connection.close()
+
+    async def _make_transport(self, connection: socket.socket) -> None:
+        tls = self.options.tls
+        loop = asyncio.get_running_loop()
+        timeout = self.options.first_byte_timeout if tls else None
+        try:
+            await loop.connect_accepted_socket(
+                lambda: TcpWire(self, loop), connection, ssl=tls, ssl_handshake_timeout=timeout
+            )
+        except OSError:  # as ssl.SSLError is; the transport has closed the socket
+            self._count("connection_refused", "tls" if tls else "transport")
 
     def enter(self, wire: TcpWire) -> WireUser:
         """A wire has opened: return its user. Raises `Refused`."""

@@ -19,7 +19,7 @@ from duolink.server.frameparser import FrameParser
 from duolink.server.linger import Linger
 from duolink.server.options import ListenerOptions
 from duolink.server.utf8 import UTF8Check
-from duolink.server.wire import WireUser
+from duolink.server.wire import Count, WireUser
 
 NORMAL, PROTOCOL_ERROR, NO_STATUS, ABNORMAL = 1000, 1002, 1005, 1006
 INVALID_TEXT, POLICY_VIOLATION, MESSAGE_TOO_BIG = 1007, 1008, 1009
@@ -30,9 +30,6 @@ MAX_REASON = 123
 MAX_UNANSWERED_PINGS = 32
 """Pings that a congested peer may send before its pongs can leave (1008 beyond it). One pong, for the
 last, answers them all (RFC 6455 section 5.5.3), so this costs no memory: it ends peers that only talk."""
-
-Count = Callable[[str, str], None]
-"""Counts an event with one label from a small fixed set, for metrics."""
 
 _TEXT, _BINARY, _CONTINUATION = WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION
 _PING, _CLOSE = WSMsgType.PING, WSMsgType.CLOSE

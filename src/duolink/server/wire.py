@@ -9,6 +9,9 @@ the wire never looks into a payload, except that a WebSocket checks a text for U
 from collections.abc import Callable
 from typing import Protocol
 
+Count = Callable[[str, str], None]
+"""Counts an event with one label from a small fixed set, for metrics."""
+
 
 class Wire(Protocol):
     """One transport, as the node uses it. No method raises because the peer has gone."""
