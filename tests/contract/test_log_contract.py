@@ -152,3 +152,30 @@ def test_where_offsets_begin_again_the_epoch_is_another(bench):
         append(bench, channel="other")
     again = append(bench)
     assert again.entry.offset == 2 or again.epoch != epoch
+
+
+def listing(bench, after: str = "", prefix: str = "", limit: int = 100) -> list[str]:
+    found = bench.ask(bench.engines.log.listing, after, prefix, limit)
+    for channel, top in found:
+        assert bench.ask(bench.engines.log.top, channel) == top
+    return [each.channel for each in found]
+
+
+def test_what_was_published_to_is_listed_in_the_order_of_its_characters(bench):
+    names = ["b", "a", "a:1", "a:2", "Ä", "\ufffe", "\U0001f600", "a\U0010ffff\U0010ffff"]
+    for name in names:
+        append(bench, channel=name)
+        append(bench, channel=name)
+    bench.ask(bench.engines.log.top, "only looked at")
+    assert listing(bench) == sorted(names)
+    assert listing(bench, prefix="a") == ["a", "a:1", "a:2", "a\U0010ffff\U0010ffff"]
+    assert listing(bench, prefix="a:") == ["a:1", "a:2"]
+    assert listing(bench, after="a:1", prefix="a:") == ["a:2"]
+    assert listing(bench, after="b", prefix="a") == []
+    assert listing(bench, limit=2) == ["a", "a:1"]
+    assert listing(bench, after="a:1", limit=2) == ["a:2", "a\U0010ffff\U0010ffff"]
+
+
+def test_what_retention_has_emptied_is_listed(bench):
+    append(bench, keep=Retention(0, 0.0, 0))
+    assert listing(bench) == ["room"]

@@ -89,7 +89,7 @@ class FailingLog:
     def __init__(self, inner: Log, disk: Disk) -> None:
         self._inner, self._disk = inner, disk
         self.read, self.state, self.top = inner.read, inner.state, inner.top
-        self.hold, self.release = inner.hold, inner.release
+        self.hold, self.release, self.listing = inner.hold, inner.release, inner.listing
 
     def append(self, channel: str, draft: Any, retention: Any, done: Callable[[Any], None]) -> None:
         """See `Log.append`."""

@@ -461,6 +461,32 @@ def test_what_clients_send_to_the_server_waits_while_nobody_listens() -> None:
 # --- channels --------------------------------------------------------------------------------
 
 
+def test_channels_that_were_published_to_are_listed_beside_those_with_subscribers() -> None:
+    async def main() -> None:
+        async with (
+            operating() as operator,
+            duolink.connect(operator.app.url, client_id="alice") as alice,
+            alice.channel("c").subscribe(),
+            alice.channel("b").subscribe(),
+        ):
+            for name in ("a", "b", "d"):
+                await alice.channel(name).publish(name)
+            page = await operator.get("/api/channels")
+            found = [(each["name"], each["subscribers"], each["offset"]) for each in page["items"]]
+            assert found == [("a", 0, 1), ("b", 1, 1), ("c", 1, 0), ("d", 0, 1)]
+            names: list[str] = []
+            after: str | None = ""
+            while after is not None:
+                page = await operator.get(f"/api/channels?limit=1&after={after}")
+                names += [each["name"] for each in page["items"]]
+                after = page["next"]
+            assert names == ["a", "b", "c", "d"]
+            page = await operator.get("/api/channels?present=true")
+            assert [each["name"] for each in page["items"]] == ["b", "c"]
+
+    run(main())
+
+
 def test_channels_are_listed_while_somebody_subscribes() -> None:
     async def main() -> None:
         async with operating() as operator:

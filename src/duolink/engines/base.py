@@ -162,6 +162,13 @@ class Page(NamedTuple):
     gap: tuple[int, int] | None = None
 
 
+class Logged(NamedTuple):
+    """A channel that was published to."""
+
+    channel: str
+    top: Top
+
+
 class Log(Protocol):
     """Keeps the publications of each channel in order, for exact recovery.
 
@@ -195,6 +202,11 @@ class Log(Protocol):
 
     def top(self, channel: str, done: "Done[Top]") -> None:
         """Where the log stands; a channel that never had one gets an epoch now."""
+        ...
+
+    def listing(self, after: str, prefix: str, limit: int, done: "Done[tuple[Logged, ...]]") -> None:
+        """Up to `limit` channels that were published to, retention may have taken everything: those behind a
+        name that begin with a prefix, in the order of their characters."""
         ...
 
     def hold(self, channel: str) -> None:

@@ -5,6 +5,7 @@ hold is never called stored. It completes at once; given a `Late` schedule it co
 seeded order, so that code that assumes an instant answer fails under test rather than in a cluster.
 """
 
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +22,7 @@ from duolink.engines.base import (
     Entry,
     Failure,
     Full,
+    Logged,
     MailboxLimits,
     Page,
     Retention,
@@ -200,6 +202,7 @@ class MemoryLog:
         self._new_epoch = new_epoch
         self._schedule = schedule
         self._logs: dict[str, _ChannelLog] = {}
+        self._names: list[str] = []  # of those that were published to, in order
         self._held: Counter[str] = Counter()
         self._state_memory = 0
         self._keys: OrderedDict[tuple[str, str, str], tuple[float, Appended]] = OrderedDict()
@@ -225,6 +228,10 @@ class MemoryLog:
     def top(self, channel: str, done: Done[Top]) -> None:
         """See `Log.top`."""
         self._submit("", partial(self._top, channel), done)
+
+    def listing(self, after: str, prefix: str, limit: int, done: Done[tuple[Logged, ...]]) -> None:
+        """See `Log.listing`."""
+        self._submit("", partial(self._listing, after, prefix, limit), done)
 
     def hold(self, channel: str) -> None:
         """See `Log.hold`."""
@@ -268,6 +275,8 @@ class MemoryLog:
                 continue
             if now >= log.used + LOG_LIFE:
                 del self._logs[channel]
+                if log.offset:
+                    del self._names[bisect_left(self._names, channel)]
 
     def _top(self, channel: str) -> Top:
         log = self._log(channel)
@@ -276,6 +285,15 @@ class MemoryLog:
     def _state(self, channel: str) -> Snapshot:
         log = self._log(channel)
         return Snapshot(Top(log.epoch, log.offset), tuple(log.state.values()))
+
+    def _listing(self, after: str, prefix: str, limit: int) -> tuple[Logged, ...]:
+        start = max(bisect_right(self._names, after), bisect_left(self._names, prefix))
+        names = self._names[start : start + limit]
+        return tuple(
+            Logged(name, Top(self._logs[name].epoch, self._logs[name].offset))
+            for name in names
+            if name.startswith(prefix)
+        )
 
     def _append(self, channel: str, draft: Draft, retention: Retention) -> Answer:
         now = self._clock.monotonic()
@@ -293,6 +311,8 @@ class MemoryLog:
             if refusal is not None:
                 return refusal
         log.offset += 1
+        if log.offset == 1:
+            insort(self._names, channel)
         entry = Entry(log.offset, draft.sender, self._clock.wall_ms(), draft.data, draft.binary)
         if draft.name:
             entry = entry._replace(name=draft.name, deleted=draft.deleted)

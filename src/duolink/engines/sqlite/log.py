@@ -7,10 +7,22 @@ from typing import Any, Final
 
 import apsw
 
-from duolink.engines.base import Answer, Appended, Done, Draft, Failure, Log, Page, Retention, Snapshot, Top
+from duolink.engines.base import (
+    Answer,
+    Appended,
+    Done,
+    Draft,
+    Failure,
+    Log,
+    Logged,
+    Page,
+    Retention,
+    Snapshot,
+    Top,
+)
 from duolink.engines.memory import Clock
 from duolink.engines.sqlite.channels import Append, Channels, Forget, Sweep, Swept, Trim
-from duolink.engines.sqlite.pages import find, read_page, read_state
+from duolink.engines.sqlite.pages import find, read_listing, read_page, read_state
 from duolink.engines.sqlite.writer import Reader, Writer
 
 STALE: Final = 1000
@@ -118,6 +130,21 @@ class SqliteLog:
             done(top)
 
         self._reader.read(lambda db: find(db, channel, pin).top, answer)
+
+    def listing(self, after: str, prefix: str, limit: int, done: Done[tuple[Logged, ...]]) -> None:
+        """See `Log.listing`."""
+
+        def in_memory(elsewhere: tuple[Logged, ...] | Failure) -> None:
+            def answer(found: tuple[Logged, ...] | Failure) -> None:
+                if isinstance(found, Failure) or isinstance(elsewhere, Failure):
+                    done(found if isinstance(found, Failure) else elsewhere)
+                else:
+                    done(tuple(sorted(found + elsewhere)[:limit]))
+
+            # What once was durable, and is not now, is not what subscribers are told of.
+            self._reader.read(partial(read_listing, after, prefix, limit, self._is_durable), answer)
+
+        self._memory.listing(after, prefix, limit, in_memory)
 
     def _told(self, channel: str, top: Top) -> None:
         if channel in self._held:

@@ -4,13 +4,15 @@ A page comes as one row: metadata as JSON, bodies in one piece. Stepping from ro
 interpreter lock away each time, and wait for it.
 """
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import apsw
 import msgspec
 
-from duolink.engines.base import Entry, Page, Snapshot, Top
+from duolink.engines.base import Entry, Logged, Page, Snapshot, Top
 from duolink.engines.sqlite.rows import one
+from duolink.protocol import limits
 
 BINARY: Final = 1
 DELETED: Final = 2
@@ -32,12 +34,23 @@ _STATE: Final = """
     FROM (SELECT * FROM state WHERE channel = ? ORDER BY version)
 """
 
+_LISTING: Final = """
+    SELECT json_group_array(json_array(name, json_array(epoch, top)))
+    FROM (
+        SELECT name, epoch, top FROM channels WHERE name > ? AND name >= ? AND name < ? ORDER BY name LIMIT ?
+    )
+"""
+
 _FIRST_KEPT: Final = """
     SELECT offset FROM entries
     WHERE channel = ? AND offset BETWEEN ? AND ? AND time > ? AND total - length(data) >= ?
     ORDER BY offset LIMIT 1
 """
 
+_LAST: Final = "\U0010ffff"
+"""The last character there is: no name has more of them than characters."""
+
+_listed = msgspec.json.Decoder(tuple[Logged, ...])
 _decoder = msgspec.json.Decoder(list[tuple[int, int, int, int, str, str, int]])
 
 
@@ -107,6 +120,21 @@ def read_state(db: apsw.Connection, found: Found) -> Snapshot:
     if not found.number:
         return Snapshot(found.top)
     return Snapshot(found.top, tuple(_entries(*_rows(db, _STATE, (found.number,)))))
+
+
+def read_listing(
+    after: str, prefix: str, limit: int, counts: Callable[[str], bool], db: apsw.Connection
+) -> tuple[Logged, ...]:
+    """Read for `Log.listing` those that count. Raises `apsw.Error`."""
+    listed: list[Logged] = []
+    while len(listed) < limit:
+        found = one(db, _LISTING, (after, prefix, prefix + _LAST * limits.MAX_CHANNEL, limit))[0]
+        page = sorted(_listed.decode(found))
+        listed += [each for each in page if counts(each.channel)]
+        if len(page) < limit:
+            break
+        after = page[-1].channel
+    return tuple(listed[:limit])
 
 
 def _rows(

@@ -3,6 +3,7 @@
 import asyncio
 from base64 import b64encode
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any, Final
 
 from msgspec import UNSET, Raw
@@ -48,18 +49,22 @@ class Channels:
         self._client = client
 
     async def page(self, asked: Ask) -> Response:
-        """A page of those with subscribers."""
-        items: list[doc.ChannelItem] = []
-        more: str | None = None
-        for name in self._channels.names.after(asked.query["after"], asked.query["prefix"]):
-            if len(items) >= asked.query["limit"]:
-                more = items[-1].name
-                break
+        """A page of those with subscribers and those that were published to."""
+        after, prefix, limit = asked.query["after"], asked.query["prefix"], asked.query["limit"]
+        tops: dict[str, Top] = {}
+        if not asked.query["present"]:
+            tops.update(await ask(self._channels.log.listing, after, prefix, limit + 1))
+        for name in islice(self._channels.names.after(after, prefix), limit + 1):
             channel = self._channels.get(name)
             assert channel is not None
-            top = Top(channel.epoch, channel.offset)
-            items.append(doc.ChannelItem(**self._common(name, len(channel.members), top)))
-        return answers.json(doc.Channels(items=items, next=more))
+            tops[name] = Top(channel.epoch, channel.offset)
+        names = sorted(tops)
+        items = [self._item(name, tops[name]) for name in names[:limit]]
+        return answers.json(doc.Channels(items=items, next=names[limit - 1] if len(names) > limit else None))
+
+    def _item(self, name: str, top: Top) -> doc.ChannelItem:
+        channel = self._channels.get(name)
+        return doc.ChannelItem(**self._common(name, len(channel.members) if channel is not None else 0, top))
 
     async def get(self, asked: Ask) -> Response:
         """One, whether somebody subscribes to it or it has a history."""

@@ -315,7 +315,7 @@ class ChannelItem(Document, kw_only=True):
 
 
 class Channels(Document, kw_only=True):
-    """A page of channels with a subscriber on this node, in the order of their names."""
+    """A page of channels, in the order of their names."""
 
     items: list[ChannelItem]
     next: Next

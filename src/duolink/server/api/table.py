@@ -31,6 +31,7 @@ AFTER_ID: Final = Parameter("after", Id, "Only what happened behind this id.", 0
 
 STATE: Final = Parameter("state", Literal["active", "detached"], "Only clients in this state.", None)
 ORDER: Final = Parameter("order", Literal["depth", "name"], "The deepest 100, or all by name.", "depth")
+PRESENT: Final = Parameter("present", bool, "Only channels that have a subscriber on this node.", False)
 FROM: Final = Parameter(
     "from", Id, "Begin with this offset; without it at the oldest (`reverse`: newest).", None
 )
@@ -203,10 +204,11 @@ def _channels(channels: Channels) -> list[Operation]:
             path="/api/channels",
             name="listChannels",
             tag="channels",
-            summary="Channels with a subscriber on this node",
+            summary="Channels that have a subscriber, or were published to",
             handler=channels.page,
-            parameters=(PREFIX, AFTER, LIMIT),
+            parameters=(PREFIX, AFTER, LIMIT, PRESENT),
             answers={200: doc.Channels},
+            errors=(503,),
         ),
         Operation(
             method="GET",

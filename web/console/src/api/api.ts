@@ -81,7 +81,7 @@ export class Api {
     return this._write("POST", "/messages", message, call, PATIENCE + (message.timeout_ms ?? 0));
   }
 
-  channels(query: { prefix?: string; after?: string; limit: number }, call: Call = {}) {
+  channels(query: { prefix?: string; present?: boolean; after?: string; limit: number }, call: Call = {}) {
     return this._get<Page<ChannelRow>>("/channels", query, call);
   }
 

@@ -1,4 +1,4 @@
-/** The channels there are. */
+/** The channels there are: those with subscribers, and those that were published to. */
 
 import type { ChannelRow, Page } from "../api/shapes.js";
 import { count, things } from "../format.js";
@@ -12,11 +12,15 @@ import { Search } from "./clients.js";
 
 const trail = new Trail();
 
+/** The state of a list of those that have subscribers. */
+const PRESENT = "present";
+
 export function ChannelsView({ query }: { query: ListQuery }) {
-  const { prefix, after } = query;
+  const { prefix, state, after } = query;
+  const present = state === PRESENT;
   const { value, error, pending, reload } = useLoaded<Page<ChannelRow>>(
-    JSON.stringify([prefix, after]),
-    (signal, { api }) => api.channels({ prefix, after, limit: PAGE_ROWS }, { signal }),
+    JSON.stringify([prefix, present, after]),
+    (signal, { api }) => api.channels({ prefix, present, after, limit: PAGE_ROWS }, { signal }),
   );
   const to = (changes: Partial<ListQuery>) => hashOf({ page: "channels", query: { ...query, ...changes } });
   const next = value?.next ?? null;
@@ -32,6 +36,17 @@ export function ChannelsView({ query }: { query: ListQuery }) {
           label="Name begins with"
           onValue={(prefix) => location.replace(to({ prefix, after: "" }))}
         />
+        <label>
+          Present
+          <select
+            class="field"
+            value={present ? PRESENT : ""}
+            onChange={(event) => location.replace(to({ state: event.currentTarget.value, after: "" }))}
+          >
+            <option value="">somebody or nobody</option>
+            <option value={PRESENT}>somebody</option>
+          </select>
+        </label>
       </search>
       {error ? <Trouble error={error} doing="Loading the channels" retry={reload} /> : null}
       <div class="card">
@@ -39,7 +54,7 @@ export function ChannelsView({ query }: { query: ListQuery }) {
           caption="Channels"
           rows={value?.items ?? []}
           name={(row) => row.name}
-          empty={value ? (prefix ? "No channel matches." : "There are no channels.") : "Loading…"}
+          empty={value ? (prefix || present ? "No channel matches." : "There are no channels.") : "Loading…"}
           busy={pending}
           order={parseOrder(query.sort)}
           onOrder={(order) => location.replace(to({ sort: orderText(order) }))}
