@@ -54,6 +54,8 @@ class Command:
     def __init__(self, *words: str) -> None:
         self.words = words
         self.process: asyncio.subprocess.Process
+        self.said: asyncio.Task[bytes]
+        """What it has told people, when it has ended."""
 
     async def start(self, port: int) -> None:
         """Start it."""
@@ -62,8 +64,10 @@ class Command:
         arguments = [*self.words, "--url", f"ws://127.0.0.1:{port}"]
         self.process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "duolink.cli.main", *arguments,
-            stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL, env=clean,
+            stdin=pipe, stdout=pipe, stderr=pipe, env=clean,
         )  # fmt: skip
+        assert self.process.stderr is not None
+        self.said = asyncio.create_task(self.process.stderr.read())
 
     async def kill(self) -> None:
         """SIGKILL: it can neither save anything nor say goodbye."""
@@ -113,7 +117,7 @@ class Sender(Command):
         await asyncio.wait_for(self._feeding, TIMEOUT)
         assert self.process.stdout is not None
         out = await asyncio.wait_for(self.process.stdout.read(), TIMEOUT)
-        assert await self.process.wait() == 0, out
+        assert await self.process.wait() == 0, (out, await self.said)
         report: dict[str, int] = json.loads(out)
         return report
 

@@ -309,7 +309,13 @@ class Play:
 
     def _check(self) -> None:
         for receiver in self.receivers:
-            check(receiver.name, receiver.processes(), self.sent_to(receiver.address))
+            try:
+                check(receiver.name, receiver.processes(), self.sent_to(receiver.address))
+            except Violation as violation:
+                for life in receiver.lives:
+                    if isinstance(life, Listener) and life.said.done():
+                        violation.add_note(f"{receiver.name} said: {life.said.result().decode()}")
+                raise
 
 
 def play_round(play: Play) -> None:
