@@ -317,6 +317,23 @@ def test_a_checkpoint_that_fails_is_a_problem(monkeypatch):
         assert transactions.recover() and transactions.problem == ""
 
 
+def test_a_checkpoint_that_finds_the_disk_full_is_none_while_the_log_has_room(monkeypatch):
+    monkeypatch.setattr(writer, "CHECKPOINT_PAGES", 10)
+    disk = Disk()
+    bench = Bench(disk, timer=True)
+    size = disk.sizes["test.db"] = len(disk.live["test.db"])
+    bench.submit(*range(2000))
+    assert bench.answers() == [f"did {number}" for number in range(2000)]
+    assert bench.writer.problem == "" and len(disk.live["test.db"]) == size
+    del disk.sizes["test.db"]
+    bench.submit(*range(2000, 2100))
+    assert len(disk.live["test.db"]) > size
+    disk.cut()
+    reopened = open_database("test.db", vfs=disk.vfs)
+    assert len(written(reopened.writer)) == 2100
+    reopened.close()
+
+
 def test_problems_are_told_in_words():
     assert describe(apsw.FullError()) == "the disk is full"
     assert describe(apsw.BusyError()) == "the database is locked by another program"

@@ -154,8 +154,8 @@ class Transactions:
             return True
         try:
             self._database.writer.wal_checkpoint()
-        except apsw.BusyError:
-            pass
+        except (apsw.BusyError, apsw.FullError):
+            pass  # what is in the log is safe there; where that cannot grow any more, a commit says so
         except apsw.Error as error:
             self._failed(error)
             return False
