@@ -237,8 +237,8 @@ class ConnectionPool:
         """Borrow a client for the length of an `async with`.
 
         `timeout` in seconds; None waits as long as it takes. Entering raises `PoolTimeout`, `PoolExhausted`
-        (too many wait) or `PoolClosed`, and `RuntimeError` on another event loop than the pool's. The client was online when it was lent; what happens to it later
-        its methods tell.
+        (too many wait) or `PoolClosed`; `RuntimeError` on another event loop. The client was online when it
+        was lent; what happens to it later its methods tell.
         """
         return Lease(self, timeout)
 
