@@ -22,6 +22,8 @@ class Disk:
         self.dirty: dict[str, set[int]] = {}
         self.full = False
         """No file can grow."""
+        self.sizes: dict[str, int] = {}
+        """Files that cannot grow beyond so many bytes."""
         self.sync_fails = False
         """Syncs report an error, and what they should have written is lost in a cut, though programs go on
         seeing it: what Linux does (https://wiki.postgresql.org/wiki/Fsync_Errors)."""
@@ -45,7 +47,7 @@ class Disk:
         file = self.live[path]
         missing = offset + len(data) - len(file)
         if missing > 0:
-            if self.full:
+            if self.full or offset + len(data) > self.sizes.get(path, offset + len(data)):
                 raise apsw.FullError("the disk is full")
             file.extend(bytes(missing))
         file[offset : offset + len(data)] = data

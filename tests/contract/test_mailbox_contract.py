@@ -735,6 +735,26 @@ def test_what_nobody_uses_is_forgotten_with_what_it_holds(bench):
     assert bench.engines.mailbox.totals() == (1, 1)
 
 
+def test_forgetting_much_takes_many_steps(bench, monkeypatch):
+    monkeypatch.setattr(mailroom, "SWEEP_ROWS", 10)
+    bench.begin(MailboxLimits(forget_after=5000, retention=1_000_000))
+    for number in range(6):
+        fill(bench, 5, BOB._replace(receiver=f"bob{number}"))
+    swept: list[int] = []
+    sweep = mailroom.Mailroom.sweep
+
+    def look(room: mailroom.Mailroom, now: int) -> bool:
+        before = room._shelf.total.messages
+        whole = sweep(room, now)
+        swept.append(before - room._shelf.total.messages)
+        return whole
+
+    monkeypatch.setattr(mailroom.Mailroom, "sweep", look)
+    pass_time(bench, 5001)
+    assert bench.engines.mailbox.totals() == (0, 0)
+    assert max(swept) == 10 and sum(swept) == 30
+
+
 # --- lives ---------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from click.testing import CliRunner
 from tests.contract.conftest import ManualClock
@@ -15,6 +16,7 @@ from duolink.cli import db as module
 from duolink.cli.main import cli
 from duolink.engines.base import Draft, Retention
 from duolink.engines.memory import AtOnce
+from duolink.engines.sqlite import database
 from duolink.engines.sqlite.database import Database
 from duolink.engines.sqlite.engines import sqlite_engines
 from duolink.engines.sqlite.inline import Inline
@@ -156,3 +158,17 @@ def test_vacuum_gives_space_back_and_refuses_while_a_server_runs(path):
     assert path.stat().st_size < before / 2
     assert re.search(r": 2\.\d MB freed, 0\.\d MB left\.", result.stdout)
     assert run("check", "--database", path).exit_code == 0
+
+
+def test_vacuum_does_not_hold_the_database_in_memory(path, monkeypatch):
+    monkeypatch.setattr(database, "WRITE_CACHE", 1 << 20)
+    serve(path).close()
+    with closing(Database(str(path))) as opened, opened.writer as db:
+        rows = ((offset, bytes(1000)) for offset in range(8000))
+        db.executemany("INSERT INTO entries VALUES (1, ?, 0, 0, 0, '', '', ?)", rows)
+    apsw.memory_high_water(True)
+    before = apsw.memory_used()
+    assert run("vacuum", "--database", path).exit_code == 0
+    assert path.stat().st_size > 8_000_000
+    assert apsw.memory_high_water() - before < 5 << 20
+    assert sorted(os.listdir(path.parent)) == [path.name, f"{path.name}-lock"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,21 @@ def test_an_idle_client_is_lent_without_a_turn_of_the_loop(monkeypatch: Patch) -
             pool.acquire().__aenter__().send(None)
         assert pool.in_use == 1
         pool._give_back(pool._slots.slots[0])
+
+    with_pool(monkeypatch, work, min_size=1)
+
+
+def test_another_loop_is_lent_nothing(monkeypatch: Patch) -> None:
+    async def borrow(pool: ConnectionPool) -> None:
+        with pytest.raises(RuntimeError, match="on the event loop that opened it"):
+            async with pool.acquire():
+                raise AssertionError
+
+    async def work(world: World, pool: ConnectionPool) -> None:
+        thread = threading.Thread(target=asyncio.run, args=(borrow(pool),))
+        thread.start()
+        thread.join()
+        assert counts(pool) == (1, 1, 0, 0)
 
     with_pool(monkeypatch, work, min_size=1)
 

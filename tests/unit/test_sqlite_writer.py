@@ -1,10 +1,13 @@
 """The writer: batches, failures, disks that come back; with a thread and without."""
 
 import asyncio
+import os
 import random
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any, ClassVar
 
 import apsw
@@ -14,7 +17,7 @@ from tests.disk import Disk
 from duolink.engines.base import Failure
 from duolink.engines.memory import AtOnce, Late
 from duolink.engines.sqlite import threads, writer
-from duolink.engines.sqlite.database import Database
+from duolink.engines.sqlite.database import Database, DatabaseError
 from duolink.engines.sqlite.inline import Inline
 from duolink.engines.sqlite.rows import Rows
 from duolink.engines.sqlite.threads import Threads
@@ -317,6 +320,23 @@ def test_a_checkpoint_that_fails_is_a_problem(monkeypatch):
         assert transactions.recover() and transactions.problem == ""
 
 
+def test_a_checkpoint_that_finds_the_disk_full_is_none_while_the_log_has_room(monkeypatch):
+    monkeypatch.setattr(writer, "CHECKPOINT_PAGES", 10)
+    disk = Disk()
+    bench = Bench(disk, timer=True)
+    size = disk.sizes["test.db"] = len(disk.live["test.db"])
+    bench.submit(*range(2000))
+    assert bench.answers() == [f"did {number}" for number in range(2000)]
+    assert bench.writer.problem == "" and len(disk.live["test.db"]) == size
+    del disk.sizes["test.db"]
+    bench.submit(*range(2000, 2100))
+    assert len(disk.live["test.db"]) > size
+    disk.cut()
+    reopened = open_database("test.db", vfs=disk.vfs)
+    assert len(written(reopened.writer)) == 2100
+    reopened.close()
+
+
 def test_problems_are_told_in_words():
     assert describe(apsw.FullError()) == "the disk is full"
     assert describe(apsw.BusyError()) == "the database is locked by another program"
@@ -492,6 +512,32 @@ def test_the_thread_recovers_by_itself(tmp_path, monkeypatch):
             bench.part.fail = lambda: None
             assert await bench.submit(3) == ["did 3"]
             assert await bench.read(written) == [3]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_nothing_is_written_into_a_file_that_nobody_finds_again(tmp_path, monkeypatch, suffix, replaced):
+    monkeypatch.setattr(threads, "RETRY_EVERY", 0.001)
+
+    async def main() -> None:
+        with with_threads(tmp_path) as bench:
+            assert await bench.submit(1) == ["did 1"]
+            file, aside = Path(f"{bench.database.path}{suffix}"), tmp_path / "aside"
+            os.rename(file, aside)
+            if replaced:
+                shutil.copy(aside, file)
+            [failure] = await bench.submit(2)
+            assert isinstance(failure, Failure) and "was removed or replaced" in failure.reason
+            assert await bench.hear() == failure.reason
+            with pytest.raises(DatabaseError, match="removed or replaced"):
+                bench.database.reader()
+            assert await bench.read(written) == [1]
+            os.rename(aside, file)
+            assert await bench.hear() == "recovered"
+            assert await bench.submit(3) == ["did 3"]
+            assert await bench.read(written) == [1, 3]
 
     asyncio.run(main())
 

@@ -94,7 +94,7 @@ def backup(database: Path, target: Path) -> None:
 @database_option
 def vacuum(database: Path) -> None:
     """Give the space that a database does not need any more back to the disk. The server must not be
-    running, and the disk needs room for a copy."""
+    running, and the disk needs room for two copies of what is left."""
     from duolink.engines.sqlite.database import Database
 
     if not database.exists():
@@ -104,11 +104,19 @@ def vacuum(database: Path) -> None:
         try:
             before = database.stat().st_size
             with _progress(f"rewriting {database}"):
-                opened.writer.execute("VACUUM")
+                _rewrite(opened.writer, database)
         finally:
             opened.close()
     after = database.stat().st_size
     click.echo(f"{database}: {_megabytes(max(before - after, 0))} freed, {_megabytes(after)} left.")
+
+
+def _rewrite(connection: "apsw.Connection", database: Path) -> None:
+    """Write everything anew: into a temporary file beside the database (in memory, as the server has it, a
+    large one would not fit), then into the log, then back."""
+    connection.pragma("temp_store", "file")
+    connection.pragma("temp_store_directory", str(database.absolute().parent))
+    connection.execute("VACUUM")
 
 
 def _copy(source: "apsw.Connection", target: Path) -> None:

@@ -237,8 +237,8 @@ class ConnectionPool:
         """Borrow a client for the length of an `async with`.
 
         `timeout` in seconds; None waits as long as it takes. Entering raises `PoolTimeout`, `PoolExhausted`
-        (too many wait) or `PoolClosed`. The client was online when it was lent; what happens to it later
-        its methods tell.
+        (too many wait) or `PoolClosed`; `RuntimeError` on another event loop. The client was online when it
+        was lent; what happens to it later its methods tell.
         """
         return Lease(self, timeout)
 
@@ -246,6 +246,8 @@ class ConnectionPool:
         loop = self._loop
         if self._closed or loop is None:
             raise PoolClosed() if self._closed else PoolClosed("the pool is not open yet")
+        if asyncio.get_running_loop() is not loop:
+            raise RuntimeError("a pool lends its clients on the event loop that opened it")
         slot = self._slots.lend()
         if slot is not None:
             return slot

@@ -17,7 +17,7 @@ SWEEP_STREAMS: Final = 500
 """Streams that one sweep looks at; with `SWEEP_ROWS`, some milliseconds in which nothing is stored."""
 
 SWEEP_ROWS: Final = 1000
-"""Rows of one stream that one sweep looks at."""
+"""Rows of one stream that one sweep looks at, and rows after which it forgets no further stream."""
 
 OLD_RUN_LIFE: Final = 60_000
 """Milliseconds a finished stream is kept though its sender has begun a newer run: longer than a store of the
@@ -285,8 +285,13 @@ class Mailroom:
         last, accounts = self._shelf.candidates(
             self._swept, SWEEP_STREAMS, Sweep(now, unused, max(unused, now - OLD_RUN_LIFE))
         )
+        rows = SWEEP_ROWS
         for account in accounts:
+            if rows <= 0:
+                last = account.number - 1
+                break
             if account.used < unused or not account.rows:
+                rows -= account.rows
                 self._looks.pop(account.number, None)
                 account.count(-account.messages, -account.size, -account.losses)
                 self._shelf.forget(account)

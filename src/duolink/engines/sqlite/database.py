@@ -55,6 +55,7 @@ class Database:
         self._lock = -1 if vfs else _lock(self.path)
         try:
             self.writer = self._open()
+            self._files = self._look()
         except BaseException:
             self._unlock()
             raise
@@ -73,6 +74,27 @@ class Database:
         except apsw.Error as error:
             raise refusal(self.path, error) from None
         return db
+
+    def verify(self) -> None:
+        """Make sure that file and log are still those that were opened. Raises `DatabaseError`.
+
+        What is written into a file that was removed, or that another one has replaced, succeeds, and nobody
+        finds it again."""
+        if self._look() != self._files:
+            raise DatabaseError(
+                f"{self.path} or its log was removed or replaced: put it back, or restart the server"
+            )
+
+    def _look(self) -> tuple[tuple[int, int], ...]:
+        """Which files there are now: file and log, by device and inode."""
+        if self.alone:
+            return ()
+        found = []
+        for name in (self.path, f"{self.path}-wal"):
+            with suppress(OSError):
+                status = os.stat(name)
+                found.append((status.st_dev, status.st_ino))
+        return tuple(found)
 
     def _connect(self, cache: int) -> apsw.Connection:
         flags = _WANTED | (apsw.SQLITE_OPEN_CREATE if self.alone else 0)
@@ -113,6 +135,7 @@ class Database:
         `apsw.Error`, `DatabaseError`."""
         if self.alone:
             return self.writer
+        self.verify()
         db = self._connect(READ_CACHE)
         db.pragma("query_only", True)  # not opened read-only, so that it can recover the log if it must
         return db

@@ -111,6 +111,7 @@ class Transactions:
         parts: dict[Part, None] = {}
         committing = False
         try:
+            self._database.verify()
             db.execute("BEGIN IMMEDIATE")
             answers: list[Any] = []
             for part, body, _, _ in batch:
@@ -120,7 +121,7 @@ class Transactions:
                 part.flush(db)
             committing = True
             db.execute("COMMIT")
-        except apsw.Error as error:
+        except (apsw.Error, DatabaseError) as error:
             failure = Failure(self._failed(error), uncertain=committing)
         except Exception as error:
             self.defect = error
@@ -154,8 +155,8 @@ class Transactions:
             return True
         try:
             self._database.writer.wal_checkpoint()
-        except apsw.BusyError:
-            pass
+        except (apsw.BusyError, apsw.FullError):
+            pass  # what is in the log is safe there; where that cannot grow any more, a commit says so
         except apsw.Error as error:
             self._failed(error)
             return False
@@ -166,6 +167,7 @@ class Transactions:
     def recover(self) -> bool:
         """Try whether the disk is well again; tell whether."""
         try:
+            self._database.verify()
             if self._doubtful:
                 self._start_over()
             db = self._database.writer
@@ -213,6 +215,8 @@ def describe(error: Exception) -> str:
             return "the database cannot be written"
         case apsw.IOError() | apsw.CantOpenError():
             return f"the disk fails ({error})"
+        case DatabaseError():
+            return str(error)
         case _:
             return f"the database fails ({error})"
 
