@@ -572,6 +572,35 @@ def test_what_retention_has_taken_is_not_told() -> None:
     run(main())
 
 
+def test_backwards_no_page_tells_again_what_one_before_it_told() -> None:
+    config = Config(channels={"c": ChannelSettings(history_count=5)})
+
+    async def main() -> None:
+        async with operating(config) as operator:
+            for number in range(1, 9):  # retention keeps 4 to 8
+                await operator.call("POST", "/api/channels/c/messages", {"data": number})
+            history = "/api/channels/c/history?reverse=true&limit=3"
+            page = await operator.get(history)
+            assert [e["offset"] for e in page["items"]] == [8, 7, 6] and page["next"] == 5
+            page = await operator.get(f"{history}&from=5")
+            assert [e["offset"] for e in page["items"]] == [5, 4] and page["next"] is None
+            page = await operator.get(f"{history}&from=2")  # all taken
+            assert page["items"] == [] and page["next"] is None
+
+    run(main())
+
+
+def test_backwards_from_beyond_the_newest_begins_with_the_newest() -> None:
+    async def main() -> None:
+        async with operating() as operator:
+            for number in range(1, 4):
+                await operator.call("POST", "/api/channels/c/messages", {"data": number})
+            page = await operator.get("/api/channels/c/history?reverse=true&from=1000&limit=2")
+            assert [e["offset"] for e in page["items"]] == [3, 2] and page["next"] == 1
+
+    run(main())
+
+
 def test_a_publication_with_a_key_happens_once() -> None:
     async def main() -> None:
         async with operating() as operator:

@@ -126,16 +126,15 @@ class Channels:
             following = items[-1].offset + 1 if items else 0
             more = following if 0 < following <= page.top.offset else None
         else:
-            if start is None:
-                top: Top = await ask(self._channels.log.top, name)
-                start = top.offset
+            top: Top = await ask(self._channels.log.top, name)
+            start = top.offset if start is None else min(start, top.offset)
             after = max(start - limit, 0)
             page = await ask(read, name, "", after, start - after)
-            items = _within(reversed(page.entries))
+            # Where retention has taken the oldest of them, the engine reads on beyond the newest asked for.
+            entries = [entry for entry in reversed(page.entries) if entry.offset <= start]
+            items = _within(entries)
             following = items[-1].offset - 1 if items else 0
-            more = (
-                following if following > 0 and (page.gap is None or len(items) < len(page.entries)) else None
-            )
+            more = following if following > 0 and (page.gap is None or len(items) < len(entries)) else None
         return answers.json(doc.History(items=items, epoch=page.top.epoch, next=more))
 
     async def publish(self, asked: Ask) -> Response:

@@ -45,7 +45,7 @@ export function Overview() {
           />
           <Plot
             title="Delivery latency"
-            hint="sampled, over 10 s"
+            hint="live messages, sampled over 10 s"
             scale="log"
             lines={[
               { series: "p50", label: "p50", color: 2 },
@@ -182,7 +182,7 @@ function Tiles() {
         more={bytesPerSecond(row.bytes_received)}
       />
       <Tile name="Messages out" value={perSecond(row.messages_sent)} more={bytesPerSecond(row.bytes_sent)} />
-      <Tile name="Delivery, median" value={delay(latency.p50)} more={`p99 ${delay(latency.p99)}`} />
+      <Tile name="Live delivery, median" value={delay(latency.p50)} more={`p99 ${delay(latency.p99)}`} />
       <Tile
         name="In mailboxes"
         value={count(row.mailbox_messages)}
