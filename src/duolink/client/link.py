@@ -102,6 +102,9 @@ class Link:
     ) -> Sent:
         """Send JSON data or bytes; waits for room in the window, fairly.
 
+        What JSON has no word for arrives as the nearest: NaN and infinities as `None`, keys as strings,
+        tuples and sets as lists, bytes within other data as Base64. `InvalidData` where there is none.
+
         Returns once the message has its number: from then on it goes its way, whoever is cancelled; with a
         journal, once it is on disk, from where the next process takes it if this one dies.
         `expires`: seconds after which it is lost, if it is not delivered by then: here, or in the mailbox
