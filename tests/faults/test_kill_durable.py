@@ -283,8 +283,9 @@ class Play:
             if actor.present is None and (isinstance(actor, Source) or random.random() < 0.6)
         ]
         random.shuffle(comers)
-        starts = [actor.come() for actor in comers]
-        await asyncio.gather(*([self.server.start()] if kill_server else []), *starts)
+        if kill_server:  # before the comers: a first connect gives up after some seconds
+            await self.server.start()
+        await asyncio.gather(*(actor.come() for actor in comers))
 
     async def _end(self) -> None:
         """Nobody sends any more; everybody is there, until everything has arrived."""
