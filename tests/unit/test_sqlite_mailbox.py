@@ -165,37 +165,6 @@ def test_history_29_a_failed_disk_answers_nothing_as_kept_and_loses_no_acknowled
     assert world.engines.mailbox.totals() == (2, 2)
 
 
-def test_who_has_nothing_waiting_is_told_so_though_nothing_can_be_written(world):
-    carols = BOB._replace(receiver="@carol")
-    world.engines.registry.issue_run("carol:1", "carol", 1, world.answers.append)
-    world.write()
-    world.store(1, 1)
-    world.store(1, 1, carols)
-    world.write()
-    mailbox = world.engines.mailbox
-
-    def opened(client_id: str, user: str) -> Any:
-        def fails(db: apsw.Connection) -> None:
-            del mailbox.flush
-            raise apsw.FullError("database or disk is full")
-
-        mailbox.flush = fails
-        mailbox.open(client_id, user, 1, world.answers.append)
-        world.write()
-        return world.answers[-1]
-
-    assert opened("dave", "dave") == opened("dave", "") == ()
-    assert isinstance(opened("bob", "bob"), Failure), "a message waits"
-    assert isinstance(opened("carol:1", "carol"), Failure), "a message waits for the user"
-    assert isinstance(opened("carol:2", "carol"), Failure), "it needs a cursor"
-    mailbox.acknowledge(BOB, "bob", 1, (), 5)
-    mailbox.acknowledge(carols, "carol:1", 1, (), 5)
-    mailbox.turn()
-    world.write()
-    assert opened("bob", "bob") == opened("carol:1", "carol") == ()
-    assert isinstance(opened("carol:2", "carol"), Failure), "it needs a cursor"
-
-
 def test_adjacent_losses_are_one_row_on_disk_across_restarts(world):
     for seq in range(1, 10):
         world.skip(seq)

@@ -60,18 +60,6 @@ _BODIES: Final = """
 """
 _TOTALS: Final = "SELECT coalesce((SELECT value FROM meta WHERE name = ?), 0)"
 
-# Whether nothing waits for a client (?1), and it has a cursor in every stream to its user (?2).
-_EMPTY: Final = """
-    SELECT NOT EXISTS (
-        SELECT * FROM streams CROSS JOIN standings ON stream = number
-        WHERE receiver = ?1 AND messages + losses > 0
-    ) AND NOT EXISTS (
-        SELECT * FROM streams CROSS JOIN standings ON stream = number
-        WHERE receiver = ?2 AND stored > coalesce(
-            (SELECT cursor FROM cursors WHERE cursors.stream = number AND client_id = ?1), -1)
-    )
-"""
-
 Action = Callable[[Mailroom], Any]
 Ack = tuple[Stream, str, int, tuple[LostRange, ...], int, int]
 
@@ -123,17 +111,7 @@ class SqliteMailbox:
     def open(self, client_id: str, user: str, run: int, done: Done[tuple[Box, ...]]) -> None:
         """See `Mailbox.open`."""
         now = self._clock.wall_ms()
-
-        def opened(boxes: tuple[Box, ...] | Failure) -> None:
-            if not isinstance(boxes, Failure):
-                done(boxes)
-                return
-            # Who has nothing waiting is told so though nothing can be written, and gets live messages.
-            self._reader.read(
-                partial(is_empty, client_id, user), lambda empty: done(() if empty is True else boxes)
-            )
-
-        self._submit(lambda room: room.open(client_id, user, run, now), opened)
+        self._submit(lambda room: room.open(client_id, user, run, now), done)
 
     def read(
         self, stream: Stream, client_id: str, after: int, limit: int, size: int, done: Done[tuple[Row, ...]]
@@ -234,11 +212,6 @@ def read_totals(db: apsw.Connection) -> tuple[int, int, int]:
     names = ("mail_messages", "mail_size", "mailboxes")
     messages, size, receivers = (db.execute(_TOTALS, (name,)).get for name in names)
     return messages, size, receivers
-
-
-def is_empty(client_id: str, user: str, db: apsw.Connection) -> bool:
-    """Read whether `Mailbox.open` would find nothing, and write nothing. Raises `apsw.Error`."""
-    return bool(db.execute(_EMPTY, (client_id, f"@{user}" if user else "")).get)
 
 
 def read_rows(
