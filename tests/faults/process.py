@@ -8,7 +8,9 @@ import os
 import signal
 import socket
 import sys
+import urllib.request
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -48,6 +50,16 @@ class Server(demo.Server):
         self.port = free_port()
 
 
+def is_online(port: int, name: str) -> bool:
+    """Whether the server knows a client of that name with a connection."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/clients/{name}", timeout=TIMEOUT) as answer:
+            state: str = json.load(answer)["state"]
+            return state == "active"
+    except OSError:  # 404, or no server
+        return False
+
+
 class Command:
     """A `duolink` command on pipes, and whoever waits for it."""
 
@@ -58,7 +70,14 @@ class Command:
         """What it has told people, when it has ended."""
 
     async def start(self, port: int) -> None:
-        """Start it."""
+        """Start it, and wait until it is online: a first connect gives up after some seconds, which a server
+        that is killed meanwhile may need to come back on a busy machine."""
+        await self._spawn(port)
+        online = partial(asyncio.to_thread, is_online, port, self.words[1])
+        while self.process.returncode is None and not await online():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.02)
+
+    async def _spawn(self, port: int) -> None:
         pipe = asyncio.subprocess.PIPE
         clean = {name: value for name, value in os.environ.items() if not name.startswith("DUOLINK_")}
         arguments = [*self.words, "--url", f"ws://127.0.0.1:{port}"]
