@@ -237,6 +237,20 @@ def test_a_reader_that_goes_frees_its_stream() -> None:
     run(main())
 
 
+def test_a_reader_that_stays_and_does_not_read_loses_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "PATIENCE", 0.05)
+
+    async def main() -> None:
+        async with operating() as operator:
+            reader = Reader(operator)
+            await reader.next("stats")
+            reader.taking.clear()
+            await reader.task
+            assert len(operator.app._service.streams) == 0 and not reader.ended
+
+    run(main())
+
+
 def test_head_of_a_stream_has_no_body() -> None:
     async def main() -> None:
         async with operating() as operator:

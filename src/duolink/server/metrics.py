@@ -206,7 +206,7 @@ class NodeCollector(Collector):
         yield sessions
         yield GaugeMetricFamily("duolink_channels", "Channels with a subscriber.", value=now.channels)
         yield GaugeMetricFamily("duolink_subscriptions", "Subscriptions.", value=now.subscriptions)
-        yield GaugeMetricFamily("duolink_links", "Links with messages in flight.", value=now.links)
+        yield GaugeMetricFamily("duolink_links", "Ways from a client to a peer.", value=now.links)
         yield GaugeMetricFamily(
             "duolink_mailbox_messages", "Messages kept for clients that are away.", value=now.mailbox_messages
         )

@@ -5,7 +5,7 @@ that is slow misses samples, and the oldest events of more than the ring holds.
 """
 
 import asyncio
-from typing import Any, Final
+from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -26,6 +26,10 @@ KEEP_ALIVE: Final = 15.0
 
 BURST: Final = 100
 """Events of one write."""
+
+PATIENCE: Final = 60.0
+"""Seconds a reader may take for one write. One that stays connected and does not read would keep its place
+for good, and there are few."""
 
 
 class Streams:
@@ -114,9 +118,11 @@ class _Stream(Response):
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             if scope["method"] != "HEAD":
-                await send(_part(streams.opening()))
+                await _within(send, streams.opening())
                 await self._write(send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:
+            pass  # the server closes the connection of an answer that has no end
         finally:
             streams.end(self)
             watch.cancel()
@@ -141,12 +147,12 @@ class _Stream(Response):
             elif not events and now >= spoken + KEEP_ALIVE:
                 events = b":\n\n"
             if events:
-                await send(_part(events))
+                await _within(send, events)
                 spoken = loop.time()
             else:
                 await self._sleep(min(due, spoken + KEEP_ALIVE) - now)
         if not self._gone:  # that the server goes is the last thing its readers hear
-            await send(_part(streams.happened(self._last)[1] + streams.opening()))
+            await _within(send, streams.happened(self._last)[1] + streams.opening())
 
     async def _sleep(self, seconds: float) -> None:
         try:
@@ -156,8 +162,10 @@ class _Stream(Response):
             pass
 
 
-def _part(body: bytes) -> dict[str, Any]:
-    return {"type": "http.response.body", "body": body, "more_body": True}
+async def _within(send: Send, body: bytes) -> None:
+    """Write, and wait until it was taken. Raises `TimeoutError`."""
+    async with asyncio.timeout(PATIENCE):
+        await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 def _event(kind: str, data: bytes, id: int | None = None) -> bytes:
