@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-from duolink import Message, Options, Refused, Unsettled
+from duolink import Message, MessagesLost, Options, Refused, Unsettled
 from duolink.client.client import Client
 from duolink.client.message import Sent
 from duolink.client.transport import TransportUser, dialler
@@ -72,6 +72,8 @@ class Reader(Mortal):
     def __init__(self, seen: Callable[[], None], name: str) -> None:
         super().__init__(name)
         self.printed: list[dict[str, object]] = []
+        self.cut_off: list[tuple[str, int, int]] = []
+        """(Sender, first, last) of what is lost because its sender has another life."""
         self._seen = seen
 
     async def start(self, port: int) -> None:
@@ -81,6 +83,9 @@ class Reader(Mortal):
 
     async def _read(self) -> None:
         async for message in self.client.messages(acks="manual", losses=True):
+            if isinstance(message, MessagesLost) and message.reason == "sender_restarted":
+                self.cut_off.append((message.peer, message.first, message.last))
+                continue
             if not isinstance(message, Message):
                 raise AssertionError(f"{self.name}: {message}")
             self.printed.append({"from": message.sender, "seq": message.seq, "data": message.data})

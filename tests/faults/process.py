@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -23,6 +24,9 @@ a client that knocks at its port, is given it."""
 
 SMALL = 4096
 """Bytes that wait in a sender's pipe: what it was given it has read, or soon will have."""
+
+CUT_OFF = re.compile(r"lost from (\S+): (\d+) … (\d+) \(sender_restarted\)")
+"""What `listen` says of messages whose sender died before they were safe."""
 
 TIMEOUT = 30.0
 """Seconds for one step; no test waits so long unless it fails."""
@@ -155,6 +159,12 @@ class Listener(Command):
         await super().start(port)
         self._reading = asyncio.create_task(self._read())
 
+    @property
+    def cut_off(self) -> list[tuple[str, int, int]]:
+        """(Sender, first, last) of what it has called lost because its sender has another life."""
+        said = self.said.result().decode() if self.said.done() else ""
+        return [(sender, int(first), int(last)) for sender, first, last in CUT_OFF.findall(said)]
+
     async def _read(self) -> None:
         assert self.process.stdout is not None
         while line := await self.process.stdout.readline():
@@ -166,10 +176,12 @@ class Listener(Command):
         """See `Command.kill`; what it had printed is still read."""
         await super().kill()
         await self._reading
+        await self.said
 
     async def stop(self) -> int:
         """Ask it to end, read the rest, return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         code = await asyncio.wait_for(self.process.wait(), TIMEOUT)
         await self._reading
+        await self.said
         return code

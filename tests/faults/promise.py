@@ -62,10 +62,17 @@ class Sent:
 class Process:
     """One life of a receiver: what it took, and what none of it may be."""
 
-    __slots__ = ("done", "taken")
+    __slots__ = ("cut_off", "done", "taken")
 
-    def __init__(self, taken: Iterable[Line] = (), done: Mapping[Life, int] | None = None) -> None:
+    def __init__(
+        self,
+        taken: Iterable[Line] = (),
+        done: Mapping[Life, int] | None = None,
+        cut_off: Iterable[tuple[str, int, int]] = (),
+    ) -> None:
         self.taken = list(taken)
+        self.cut_off = set(cut_off)
+        """(Sender, first, last) of what it was told to be lost because its sender has another life."""
         self.done: Mapping[Life, int] = done or {}
         """Numbers up to here its sender had been told to be delivered before it began, or its journal has."""
 
@@ -83,7 +90,13 @@ def check(receiver: str, processes: Iterable[Process], sent: Mapping[Life, Sent]
             before = last.get(line.sender, (0, 0))
             if (line.life, line.number) <= before:
                 raise Violation(f"{where}: repeated or reordered: {line} after {before}")
-            if line.number > (before[1] if line.life == before[0] else reached[run]) + 1:
+            first = (before[1] if line.life == before[0] else reached[run]) + 1
+            if line.number > first and not (
+                # What was on its way to the disk when server and sender were killed: never called safe.
+                first > sent[run].safe
+                and any(other.sender == line.sender and other.life > line.life for other in sent)
+                and (line.sender, first, line.number - 1) in process.cut_off
+            ):
                 raise Violation(f"{where}: a hole: {line} after {before}, reached {reached[run]}")
             if line.number <= process.done.get(run, 0):
                 raise Violation(f"{where}: it was known as delivered: {line}, {process.done[run]}")

@@ -112,8 +112,10 @@ class Receiver(Actor):
 
     def processes(self) -> list[Process]:
         """What its lives took."""
-        taken = (map(line_of, life.printed) for life in self.lives)
-        return [Process(lines, done) for lines, done in zip(taken, self.done, strict=True)]
+        return [
+            Process(map(line_of, life.printed), done, life.cut_off)
+            for life, done in zip(self.lives, self.done, strict=True)
+        ]
 
     def misses(self) -> bool:
         """Whether something has not been taken yet that was called safe."""
@@ -351,6 +353,8 @@ def lines(first: int, last: int, life: int = 1) -> list[Line]:
 
 def test_the_checker_accepts() -> None:
     sent = {RUN: Sent(10, 8), NEXT: Sent(5, 5)}
+    cut_off = [("alice", 9, 9)]  # not safe, and told
+    check("bob", [Process(lines(1, 8) + lines(10, 10) + lines(1, 5, 2), cut_off=cut_off)], sent)
     check("bob", [Process(lines(1, 10) + lines(1, 5, 2))], sent)
     check("bob", [Process(lines(1, 6)), Process(), Process(lines(4, 8) + lines(1, 5, 2))], sent)
     check("bob", [Process(lines(1, 6)), Process(lines(7, 9) + lines(1, 5, 2), {RUN: 6})], sent)
@@ -368,6 +372,7 @@ def test_the_checker_accepts() -> None:
         ([lines(1, 5) + lines(7, 7) + lines(6, 6)], "a hole"),
         ([lines(2, 10)], "a hole"),
         ([lines(1, 5), lines(7, 10)], "a hole"),
+        ([lines(1, 9) + lines(1, 2, 2) + lines(4, 5, 2)], "a hole"),
         ([lines(1, 5, 2) + lines(1, 10)], "reordered"),
         ([lines(1, 10), lines(2, 3)], "known as delivered"),
     ],
@@ -376,6 +381,16 @@ def test_the_checker_refuses(lives: list[list[Line]], what: str) -> None:
     processes = [Process(taken, {RUN: 2}) if index else Process(taken) for index, taken in enumerate(lives)]
     with pytest.raises(Violation, match=what):
         check("bob", processes, {RUN: Sent(10, 8), NEXT: Sent(5, 0)})
+
+
+def test_the_checker_refuses_what_was_cut_off_although_safe_or_of_a_sender_that_lives() -> None:
+    cut_off = [("alice", 3, 3)]
+    for broken in (
+        lines(1, 2) + lines(4, 10) + lines(1, 5, 2),
+        lines(1, 9) + lines(1, 2, 2) + lines(4, 5, 2),
+    ):
+        with pytest.raises(Violation, match="a hole"):
+            check("bob", [Process(broken, cut_off=cut_off)], {RUN: Sent(10, 8), NEXT: Sent(5, 0)})
 
 
 def test_what_a_server_has_not_written_when_it_is_killed_may_come_again() -> None:
