@@ -58,6 +58,12 @@ class Mortal:
         await self._end_tasks()
         await self.client.close()
 
+    def check(self) -> None:
+        """Raise what has ended one of its tasks, if anything has."""
+        for task in self._tasks:
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
     async def _end_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()

@@ -303,6 +303,9 @@ class Play:
             async with asyncio.timeout(self.patience):
                 await asyncio.gather(*(teller.all_delivered() for teller in tellers))
         except TimeoutError:
+            for actor in (*self.receivers, *self.sources):
+                if isinstance(actor.present, Mortal):
+                    actor.present.check()
             self._check()  # it says what is missing, if anything is
             raise
         for receiver in self.receivers:

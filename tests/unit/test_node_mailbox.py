@@ -182,6 +182,32 @@ def test_what_an_acknowledgement_with_losses_settled_does_not_reach_the_next_pro
     assert seqs(younger) == [3]
 
 
+def test_a_younger_process_hears_where_it_begins_before_a_copy_that_crosses_the_answer(world):
+    """Alice has not heard that bob's process before took 1 and 2. She sends 3 again while she is told.
+    Without a word of where it begins, bob's process would wait for 1, and call 1 and 2 gone when her base
+    moves."""
+    alice = world.client("alice")
+    run = alice.welcome.run
+    alice.say(1)
+    alice.say(2)
+    alice.cut()
+    bob = world.client("bob")
+    assert seqs(bob) == [1, 2]
+    bob.send(Ack(run=run, seq=2, to="alice"))
+    bob.send(Goodbye(code=1000))
+    bob.cut()
+    younger = world.client("bob")
+    again = alice.again()
+    again.take()
+    younger.take()
+    again.say(3)
+    assert answers(again) == [("wait", 3, 0, ""), ("ack", 2, 0, True)]
+    again.say(3)  # it left before she heard
+    probe, message = younger.take()
+    assert (type(probe), probe.sender, probe.run, probe.start) == (Probe, "alice", run, 3)
+    assert (type(message), message.seq, message.base) == (LinkMessage, 3, 1)
+
+
 def test_losses_are_not_remembered_for_a_sender_who_never_sent_here(world):
     """Else one client could fill the disk with streams of its own invention."""
     bob, alice = world.client("bob"), world.client("alice")

@@ -384,9 +384,28 @@ class Mailboxes:
             flow.checked[stream.lane] = run
             settled = max(standing.settled, base - 1)
             known = standing._replace(stored=settled, settled=settled)
+            self._tell_where_it_begins(flow, stream, known)
             self._acknowledge(connection, stream, known, True, kept=max(standing.stored, settled))
 
         self.engine.standing(stream, done)
+
+    def _tell_where_it_begins(self, flow: Flow, stream: Stream, known: Standing) -> None:
+        """A receiver's process is younger than a stream: a copy that left before its sender hears what is
+        settled has a lower base, which would have the receiver wait for what will not come."""
+        receiver = flow.party.session
+        if receiver is None or receiver.connection is None or not known.settled:
+            return
+        if self._may_begin(receiver, stream):
+            probe = Probe(
+                run=stream.run,
+                seq=known.settled,
+                base=1,
+                sender=stream.sender,
+                lane=stream.lane,
+                start=known.settled + 1,
+                lost=list(known.lost),
+            )
+            receiver.connection.send(encode(probe))
 
     def _asks(self, connection: "Connection", stream: Stream) -> bool:
         """Note that a connection has a question about a stream; False if it has one already: it will ask
