@@ -141,7 +141,10 @@ class Soak:
             waits = sorted(wait for side in self.sides for wait in side.waits)
             for side in self.sides:
                 side.waits = []
-            sample = await asyncio.to_thread(look, self.server.pid, self.server.port, self.database, now)
+            try:
+                sample = await asyncio.to_thread(look, self.server.pid, self.server.port, self.database, now)
+            except TimeoutError:  # a busy machine: an hour of soak is worth more than one sample
+                continue
             p99 = waits[int(len(waits) * 0.99)] if waits else 0.0
             self.samples.append(sample._replace(stored_p99=p99))
             self.progress.update(self.bar, completed=now, description=self._state(sample))
