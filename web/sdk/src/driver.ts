@@ -27,8 +27,9 @@ const CLOCK_LOOK = 5;
 const REFRESH_MARGIN = 60;
 
 /** Seconds after a page woke up within which it hears that its connection had ended meanwhile: it comes back
- * at once. Browsers close those of pages they freeze or keep for "back", and say so after the waking. */
-const WAKING = 1;
+ * at once. Browsers close those of pages they freeze or keep for "back", and say so after the waking; a busy one
+ * takes its time. */
+const WAKING = 10;
 
 /** Seconds between two looks at a congested transport: no event tells that a WebSocket has sent. */
 const DRAIN_LOOK = 0.05;
