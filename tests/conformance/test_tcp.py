@@ -326,6 +326,35 @@ def test_a_tls_handshake_that_never_ends_counts(run: Run, certificate: Path, bou
     run(main())
 
 
+def test_who_gets_a_transport_while_the_listener_closes_is_closed_with_the_others(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is accepted, the listener closes, and then the loop has its transport."""
+
+    async def main() -> None:
+        async with serving(TcpOptions(first_byte_timeout=3600, close_timeout=3600)) as bench:
+            accepted, go = asyncio.Event(), asyncio.Event()
+            make = bench.listener._make_transport
+
+            async def later(connection: socket.socket) -> None:
+                accepted.set()
+                await go.wait()
+                await make(connection)
+
+            monkeypatch.setattr(bench.listener, "_make_transport", later)
+            reader, writer = await bench.open()
+            await accepted.wait()
+            closing = asyncio.create_task(bench.listener.close())
+            await asyncio.sleep(0)
+            go.set()
+            assert await reader.read() == b""
+            await leave(writer)
+            await closing
+            assert await bench.users[0].end == 1001
+
+    run(main())
+
+
 def test_one_more_than_allowed_is_refused_and_the_others_stay(run: Run) -> None:
     async def main() -> None:
         async with serving(TcpOptions(max_connections=1)) as bench:

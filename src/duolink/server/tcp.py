@@ -376,10 +376,11 @@ class TcpListener:
         """Stop accepting and end every connection. Returns when every user has heard of it, after about
         `close_timeout` at the latest."""
         self.stop_accepting()
+        if self.options.tls is not None:
+            self._acceptor.abort()
+        await self._acceptor.wait()  # who gets a transport now is closed with the others
         for wire in list(self._wires):
             wire.close(code, reason)
-        self._acceptor.abort()
-        await self._acceptor.wait()
         await self._empty.wait()
 
     def _accepted(self, connection: socket.socket, address: str) -> None:
