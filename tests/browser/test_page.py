@@ -79,14 +79,20 @@ async def test_a_reloaded_page_resumes_its_session(page: Page, site: Site, serve
 async def test_a_duplicated_tab_does_not_steal_the_session(
     page: Page, context: BrowserContext, site: Site, server: Server, complaints: Complaints
 ) -> None:
-    """It has a copy of the storage, but not the lock: the server hears of a new client, and refuses it."""
-    welcome = await sit(page, site, server)
-    kept = json.dumps({key: welcome[key] for key in ("session", "secret")})
-    await page.evaluate(
-        "([name, kept]) => sessionStorage.setItem(name, kept)", [NAME.format(url=server.url), kept]
-    )
+    """It has a copy of the storage, but not the lock: the server hears of a new client, and refuses it.
+
+    The tab is opened while the browser gives its opener the lock, which Chromium may let fall then.
+    """
+    await page.goto(site.origin)
     async with context.expect_page() as opened:
-        await page.evaluate("void open('/')")
+        await page.evaluate(
+            """async ([url, name]) => {
+                const { session, secret } = await seat.sit(url, "alice");
+                sessionStorage.setItem(name, JSON.stringify({ session, secret }));
+                open("/");
+            }""",
+            [server.url, NAME.format(url=server.url)],
+        )
     copy = await opened.value
     await copy.wait_for_load_state()
     assert await copy.evaluate("sessionStorage.length") == 1

@@ -17,6 +17,9 @@ import type { Resumption } from "./protocol/session.js";
 /** Milliseconds a new page waits for the lock of the one before it, which the browser is about to release. */
 const LOCK_PATIENCE = 500;
 
+/** Further requests for one lock, if the browser fails the first: in some pages, none ever comes through. */
+const LOCK_RETRIES = 2;
+
 /** What a page tells the driver. */
 export interface PageUser {
   /** It woke up, or the network is back. */
@@ -55,7 +58,10 @@ export class Page {
     const doubt = () => user.doubt();
     on(page, "online", wake);
     on(page, "offline", doubt);
-    on(page, "pageshow", () => this._returned(user));
+    on(page, "pageshow", () => {
+      this._consume(); // from the back/forward cache: nobody else may resume what lives on
+      wake();
+    });
     on(page, "pagehide", () => this._keep(user.leaving()));
     on(document, "visibilitychange", () => this.slow || wake());
     on(document, "resume", wake);
@@ -72,20 +78,14 @@ export class Page {
   /** Take over, once, what the page before this one has left; null: nothing, or another page has it. */
   async take(): Promise<Resumption | null> {
     const kept = this._consume();
-    if (!kept) return null;
-    const signal = AbortSignal.timeout(LOCK_PATIENCE);
-    return (await this._own(kept.session, { signal })) ? kept : null;
+    const own = kept && this._own(kept.session, { signal: AbortSignal.timeout(LOCK_PATIENCE) });
+    return (await own) ? kept : null;
   }
 
   /** This page's client has a session now. It waits for the lock as long as it takes: nobody else can have
    * it, and a page that gave up, because the browser was busy, would lose its session to a duplicate. */
   began(session: string): void {
     if (session !== this._session) void this._own(session);
-  }
-
-  private _returned(user: PageUser): void {
-    this._consume(); // from the back/forward cache: nobody else may resume what lives on
-    user.wake();
   }
 
   private get _storage(): Storage | null {
@@ -122,10 +122,12 @@ export class Page {
     }
   }
 
-  /** Hold the lock of a session until the page or the client is gone. Returns whether it was free. */
-  private _own(session: string, options: LockOptions = {}): Promise<boolean> {
+  /** Hold the lock of a session until the page or the client is gone. Returns whether it was free. A request
+   * is made again when the browser fails it: Chromium does, if it would grant it while the page is in
+   * `window.open` ("callback is no longer runnable"), and who went on without would lose its session. */
+  private async _own(session: string, options: LockOptions = {}): Promise<boolean> {
     const locks = this._locks;
-    if (!locks || !this._storage) return Promise.resolve(false);
+    if (!locks || !this._storage) return false;
     this._release?.();
     this._session = session;
     return new Promise((resolve) => {
@@ -135,7 +137,9 @@ export class Page {
           this._release = release;
           if (session !== this._session) release(); // the client has gone on meanwhile
         });
-      locks.request(`duolink ${session}`, options, held).catch(() => resolve(false));
+      const ask = (more: number): unknown =>
+        locks.request(`duolink ${session}`, options, held).catch(() => (more ? ask(more - 1) : resolve(false)));
+      ask(LOCK_RETRIES);
     });
   }
 }

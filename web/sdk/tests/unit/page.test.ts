@@ -22,8 +22,12 @@ class Browser {
   /** Seconds the browser takes to give a lock that is free. */
   busy = 0;
 
+  /** Requests for a lock that it lets fall. */
+  failing = 0;
+
   readonly locks = {
     request: async (name: string, { signal }: { signal?: { until: number } }, work: () => Promise<void>) => {
+      if (this.failing && this.failing--) throw new Error("the provided callback is no longer runnable");
       for (let begun = now(); now() < begun + this.busy || this.held.has(name); ) {
         await new Promise((resolve) => setTimeout(resolve, 50));
         if (signal && now() >= signal.until) throw new DOMException("too late", "TimeoutError");
@@ -138,6 +142,27 @@ test("a page keeps its session however long a busy browser takes to give it the 
   await after(before.close());
   await turns();
   expect(browser.held.size).toBe(0);
+});
+
+test("a request for the lock that the browser lets fall is made again", async () => {
+  const server = new FakeServer();
+  browser.failing = 2; // as Chromium does, if it would grant it in the middle of `window.open`
+  browser.unload(await opened(server));
+  browser.failing = 2;
+  const page = await opened(server);
+  expect(server.hellos[1]).toMatchObject({ session: "s1", secret: "secret1" });
+  expect(browser.held.size).toBe(1);
+  await after(page.close());
+});
+
+test("a browser that lets every request for a lock fall is not asked for ever", async () => {
+  const server = new FakeServer();
+  browser.failing = Number.POSITIVE_INFINITY;
+  const before = await opened(server);
+  browser.unload(before);
+  const page = await opened(server);
+  expect(server.hellos[1]).toMatchObject({ session: "", run: 0 });
+  await after(page.close());
 });
 
 test("a lock that comes after its client has gone is given back", async () => {
