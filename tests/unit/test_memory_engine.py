@@ -141,7 +141,14 @@ def test_a_log_is_forgotten_when_the_last_name_is_deleted():
             engines.log.append(f"other{number}", Draft("alice", b""), NOTHING, lambda _: None)
         return len(engines.log)
 
+    def listed() -> list[str]:
+        answers: list = []
+        engines.log.listing("", "", 100, answers.append)
+        return [channel for channel, _ in answers[0]]
+
     write()
     assert others(5) == 2, "the one that has state, and the last of the others"
+    assert listed() == ["doc", "other4"]
     write(deleted=True)
     assert others(5) == 1
+    assert listed() == ["other4"]

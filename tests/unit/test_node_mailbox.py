@@ -179,7 +179,9 @@ def test_what_an_acknowledgement_with_losses_settled_does_not_reach_the_next_pro
     heard = again.last(Ack)
     assert (heard.seq, heard.lost, heard.by) == (2, lost, by), "she hears now which of them was lost"
     again.say(3, base=3)
-    assert seqs(younger) == [3]
+    begins, message = younger.take()[-2:]
+    assert (begins.start, begins.lost, message.seq) == (3, lost, 3), "and his process that it was"
+    assert [each.seq for each in younger.all(LinkMessage)] == [3] and younger.all(Skip) == []
 
 
 def test_a_younger_process_hears_where_it_begins_before_a_copy_that_crosses_the_answer(world):
@@ -208,16 +210,57 @@ def test_a_younger_process_hears_where_it_begins_before_a_copy_that_crosses_the_
     assert (type(message), message.seq, message.base) == (LinkMessage, 3, 1)
 
 
-def test_losses_are_not_remembered_for_a_sender_who_never_sent_here(world):
+def test_losses_are_remembered_for_the_run_of_a_sender_who_sent_here(world):
     """Else one client could fill the disk with streams of its own invention."""
-    bob, alice = world.client("bob"), world.client("alice")
-    asked = []
-    world.engines.mailbox.acknowledge = lambda *parts: asked.append(parts)
-    lost = [LostRange(1, 1, "expired")]
-    bob.send(Ack(run=alice.welcome.run, seq=2, to="alice", lost=lost, by=bob.welcome.run))
-    bob.send(Ack(run=alice.welcome.run + 1, seq=2, to="alice", lost=lost, by=bob.welcome.run))
-    bob.send(Ack(run=7, seq=2, to="nobody", lost=lost, by=bob.welcome.run))
+    bob, alice, carol = (world.client(name) for name in ("bob", "alice", "carol"))
+    asked: list[Stream] = []
+    world.engines.mailbox.acknowledge = lambda stream, *rest: asked.append(stream)
+    alice.say(1)
+
+    def lost(to: str, run: int) -> None:
+        bob.send(Ack(run=run, seq=1, to=to, lost=[LostRange(1, 1, "expired")], by=bob.welcome.run))
+
+    lost("nobody", 7)
+    lost("carol", carol.welcome.run)
+    lost("alice", alice.welcome.run + 1)
     assert asked == []
+    lost("alice", alice.welcome.run)
+    assert asked == [Stream("bob", "alice", "messages", alice.welcome.run)]
+
+
+def test_without_a_disk_losses_are_not_remembered():
+    world = World()
+    bob, alice = world.client("bob"), world.client("alice")
+    asked: list[Any] = []
+    world.engines.mailbox.acknowledge = lambda *parts: asked.append(parts)  # type: ignore[method-assign]
+    alice.say(1)
+    lost = [LostRange(1, 1, "expired")]
+    bob.send(Ack(run=alice.welcome.run, seq=1, to="alice", lost=lost, by=bob.welcome.run))
+    assert asked == []
+
+
+def test_a_younger_process_hears_nothing_of_where_a_stream_begins_that_begins_at_its_first(world):
+    alice = world.client("alice")
+    bob = world.client("bob")
+    bob.take()
+    alice.say(1)
+    alice.say(1)
+    assert [type(message) for message in bob.take()] == [LinkMessage]
+
+
+def test_where_a_run_begins_is_not_told_while_an_earlier_one_waits(world):
+    """The receiver would drop what it has not had of the earlier one."""
+    alice = world.client("alice")
+    for seq in range(1, 301):  # more than a window
+        alice.say(seq)
+    alice.send(Goodbye(code=1000))
+    alice.cut()
+    later = world.client("alice")
+    bob = world.client("bob")
+    assert seqs(bob)[-1] == 256
+    later.say(5, base=5)
+    assert answers(later)[-1] == ("ack", 4, 0, True)
+    assert not [probe for probe in bob.all(Probe) if probe.run == later.welcome.run]
 
 
 def test_a_copy_to_be_stored_that_is_the_first_here_is_handed_over(world):

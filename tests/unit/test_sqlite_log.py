@@ -151,6 +151,35 @@ def test_all_shared_state_together_is_bounded(monkeypatch):
     assert isinstance(world.append(b"x" * 60, name="a", channel="two"), Appended)
 
 
+def test_channels_in_memory_are_listed_among_those_on_disk_and_those_that_were_are_not():
+    """And a page is full though the first rows of the file do not count."""
+    world = World()
+    for name in "abcdef":
+        world.append(channel=name)
+    world.volatile |= set("abce")
+    world.append(channel="c")
+
+    def listing(after: str, limit: int) -> list[str]:
+        found = world.ask(world.engines.log.listing, after, "", limit)
+        assert all(top == world.ask(world.engines.log.top, name) for name, top in found)
+        return [name for name, _ in found]
+
+    assert listing("", 2) == ["c", "d"]
+    assert listing("d", 2) == ["f"]
+    assert listing("", 100) == ["c", "d", "f"]
+
+
+def test_a_listing_fails_as_its_disk_does():
+    world = World()
+    world.append()
+    reader: Any = world.engines.log._reader  # type: ignore[attr-defined]
+    (reader._db or reader._database.writer).execute("PRAGMA shrink_memory")  # else it answers from its cache
+    world.disk.unreadable = True
+    answer = world.ask(world.engines.log.listing, "", "", 10)
+    world.disk.unreadable = False
+    assert isinstance(answer, Failure)
+
+
 def test_channels_that_need_not_survive_are_in_memory():
     world = World()
     world.volatile.add("room")

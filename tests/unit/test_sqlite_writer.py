@@ -542,6 +542,17 @@ def test_nothing_is_written_into_a_file_that_nobody_finds_again(tmp_path, monkey
     asyncio.run(main())
 
 
+def test_a_file_that_nobody_finds_again_does_not_recover(tmp_path):
+    """It could be written as before: only its name is gone."""
+    with closing(Database(str(tmp_path / "test.db"))) as database:
+        transactions = Transactions(database)
+        os.rename(database.path, tmp_path / "aside")
+        assert not transactions.recover()
+        assert "was removed or replaced" in transactions.problem
+        os.rename(tmp_path / "aside", database.path)
+        assert transactions.recover() and transactions.problem == ""
+
+
 def test_requests_fail_fast_while_the_disk_does(tmp_path):
     async def main() -> None:
         with with_threads(tmp_path) as bench:

@@ -9,7 +9,7 @@ that has heard of a run drops what comes of an earlier one.
 """
 
 from bisect import insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -384,20 +384,9 @@ class Delivery:
         if jump or not backlog.announced:
             # Where it begins, for a receiver that has no memory of the stream; to another it is no news.
             # Again where numbers are missing: they are settled, as nothing else leaves a hole in a mailbox.
-            # (By `start`: a `base` would say that the sender has heard of what the receiver has lost.)
             backlog.announced = True
             before = row.seq - 1 if jump else backlog.acked
-            probe = Probe(
-                run=stream.run,
-                seq=before,
-                base=1,
-                sender=stream.sender,
-                lane=stream.lane,
-                start=before + 1,
-                lost=backlog.lost,
-                user=user,
-            )
-            connection.send(encode(probe))
+            connection.send(encode(beginning(stream, before, backlog.lost)))
         last = row.last
         if row.reason:
             first = max(row.seq, backlog.sent + 1)
@@ -433,6 +422,21 @@ class Delivery:
         self._retrying = False
         if self.connection is not None:
             self.run()
+
+
+def beginning(stream: Stream, settled: int, lost: Iterable[LostRange]) -> Probe:
+    """Say that a stream begins behind what is settled, for a receiver that has no memory of it. (By `start`:
+    a `base` would say that the sender has heard of what the receiver has lost.)"""
+    return Probe(
+        run=stream.run,
+        seq=settled,
+        base=1,
+        sender=stream.sender,
+        lane=stream.lane,
+        start=settled + 1,
+        lost=list(lost),
+        user=stream.receiver if stream.receiver[0] == "@" else "",
+    )
 
 
 def _run(backlog: Backlog) -> int:

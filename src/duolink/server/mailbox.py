@@ -17,7 +17,7 @@ from duolink.protocol import codec, limits
 from duolink.protocol.codec import encode, encode_binary
 from duolink.protocol.codes import ErrorCode, LossReason
 from duolink.protocol.messages import Ack, LinkMessage, Probe, Skip, Stored, Wait
-from duolink.server.delivery import Delivery
+from duolink.server.delivery import Delivery, beginning
 from duolink.server.party import Flow, Parties, settled_of
 from duolink.server.policy import SERVER
 from duolink.server.registry import Session
@@ -396,16 +396,7 @@ class Mailboxes:
         if receiver is None or receiver.connection is None or not known.settled:
             return
         if self._may_begin(receiver, stream):
-            probe = Probe(
-                run=stream.run,
-                seq=known.settled,
-                base=1,
-                sender=stream.sender,
-                lane=stream.lane,
-                start=known.settled + 1,
-                lost=list(known.lost),
-            )
-            receiver.connection.send(encode(probe))
+            receiver.connection.send(encode(beginning(stream, known.settled, known.lost)))
 
     def _asks(self, connection: "Connection", stream: Stream) -> bool:
         """Note that a connection has a question about a stream; False if it has one already: it will ask
