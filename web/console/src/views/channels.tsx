@@ -43,7 +43,7 @@ export function ChannelsView({ query }: { query: ListQuery }) {
             value={present ? PRESENT : ""}
             onChange={(event) => location.replace(to({ state: event.currentTarget.value, after: "" }))}
           >
-            <option value="">somebody or nobody</option>
+            <option value="">any</option>
             <option value={PRESENT}>somebody</option>
           </select>
         </label>
