@@ -138,7 +138,9 @@ export class Page {
           if (session !== this._session) release(); // the client has gone on meanwhile
         });
       const ask = (more: number): unknown =>
-        locks.request(`duolink ${session}`, options, held).catch(() => (more ? ask(more - 1) : resolve(false)));
+        locks
+          .request(`duolink ${session}`, options, held)
+          .catch(() => (more ? ask(more - 1) : resolve(false)));
       ask(LOCK_RETRIES);
     });
   }
