@@ -294,7 +294,7 @@ def _do_to_session(
 
 def _action(action: Any) -> Object:
     if isinstance(action, Open):
-        return {"action": "open", "attempt": action.attempt}
+        return {"action": "open"}
     if isinstance(action, Close):
         return {"action": "close", "code": int(action.code), "reason": action.reason}
     assert not isinstance(action, Carry), "sessions are played without data channels"

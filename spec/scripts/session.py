@@ -105,6 +105,14 @@ HISTORIES: list[tuple[str, str, list[Step]]] = [
         ],
     ),
     (
+        "a network that is called back too early: the backoff begins anew",
+        "The attempt that it leads to fails; the next one comes within a second.",
+        [
+            *online(), lost(3), *tick(3.5), lost(4), *tick(5), lost(6), *tick(8), lost(10),
+            do(11, "network_changed"), *tick(11), lost(12), *tick(12.5),
+        ],
+    ),
+    (
         "[22] a silent server is lost after 100 s",
         "Pings at 30, 60, 90; the last has 10 s.",
         [*online(), *tick(30, 40, 60, 70, 90, 100)],

@@ -165,7 +165,7 @@ def test_every_state_can_be_left_only_as_the_table_says() -> None:
 def test_hello_then_welcome_then_online() -> None:
     client = Client(online=False)
     client.start()
-    assert client.actions == [Open(0)]
+    assert client.actions == [Open()]
     hello = client.opened()
     assert (hello.protocol, hello.client_id, hello.token, hello.run, hello.session) == (
         1,
@@ -314,9 +314,42 @@ def test_a_network_that_is_back_does_not_wait_for_the_backoff() -> None:
     client.now = 0.1
     client.session.network_changed(client.now)
     client.turn()
-    assert Open(1) in client.actions
+    assert Open() in client.actions
     client.session.network_changed(client.now)
     assert client.session.next_timer(client.now) >= 30.0, "an attempt under way is left alone"
+
+
+def test_a_network_that_is_called_back_too_early_is_tried_again_soon() -> None:
+    """Browsers fire `online` before the network has an address; the attempt it leads to fails."""
+    client = Client()
+    client.lost()
+    for _ in range(6):
+        client.at(client.session.next_timer(client.now))
+        client.lost()
+    assert client.session.next_timer(client.now) > client.now + 10
+    client.session.network_changed(client.now)
+    client.turn()
+    client.lost()
+    assert client.session.next_timer(client.now) < client.now + 1
+    client.at(client.session.next_timer(client.now))
+    client.session.network_changed(client.now)  # while an attempt of before is under way
+    client.lost()
+    assert client.session.next_timer(client.now) < client.now + 1
+
+
+def test_a_first_connect_counts_its_tries_from_the_last_change_of_the_network() -> None:
+    client = Client(online=False)
+    client.start()
+    for _ in range(4):
+        client.lost()
+        client.at(client.session.next_timer(client.now))
+    client.session.network_changed(client.now)
+    for _ in range(4):
+        client.lost()
+        client.at(client.session.next_timer(client.now))
+    assert client.session.state is State.CONNECTING
+    client.lost()
+    assert client.session.state is State.CLOSED
 
 
 def test_a_server_that_changes_the_run_is_not_believed() -> None:

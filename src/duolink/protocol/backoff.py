@@ -33,5 +33,5 @@ class Backoff:
         return delay
 
     def reset(self) -> None:
-        """A connection has lasted: begin again."""
+        """A connection has lasted, or the network is another one: begin again."""
         self.attempts = 0

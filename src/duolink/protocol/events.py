@@ -34,8 +34,6 @@ TRANSITIONS: Final[dict[State, frozenset[State]]] = {
 class Open(NamedTuple):
     """Open a transport, then call `opened` or `lost`."""
 
-    attempt: int
-
 
 class Close(NamedTuple):
     """Close the transport; nothing is expected of it any more."""

@@ -285,10 +285,13 @@ class Session:
         self._open_at = max(now + self._backoff.next(self._random()), self._earliest)
 
     def network_changed(self, now: float) -> None:
-        """The platform says the network is back or another one: do not wait for timers."""
+        """The platform says the network is back or another one: do not wait for timers, and begin the backoff
+        anew, for the platform may say so before it is true."""
         if self._heartbeat is not None:
             self._heartbeat.suspect(now)
-        elif self._open_at < inf:
+            return
+        self._backoff.reset()
+        if self._open_at < inf:
             self._open_at = max(now, self._earliest)
 
     def alive(self, now: float) -> None:
@@ -485,7 +488,7 @@ class Session:
         if now >= self._open_at:
             self._open_at = inf
             self._opening = True
-            self._actions.append(Open(self._backoff.attempts))
+            self._actions.append(Open())
         if now >= self._resubscribe_at:
             self._resubscribe_at = inf
             self.subscriptions.retry()

@@ -290,7 +290,7 @@ export function wanted(then: Case): Case {
 function action(each: Action): Result {
   switch (each.kind) {
     case "open":
-      return { action: "open", attempt: each.attempt };
+      return { action: "open" };
     case "close":
       return { action: "close", code: each.code, reason: each.reason };
     case "carry":

@@ -22,7 +22,7 @@ export class Backoff {
     return random * Math.min(this.initial * this.factor ** this.attempts++, this.cap);
   }
 
-  /** A connection has lasted: begin again. */
+  /** A connection has lasted, or the network is another one: begin again. */
   reset(): void {
     this.attempts = 0;
   }

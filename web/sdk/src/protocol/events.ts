@@ -11,7 +11,6 @@ export type State = "idle" | "connecting" | "online" | "reconnecting" | "offline
 /** Open a transport, then call `opened` or `lost`. */
 export interface Open {
   readonly kind: "open";
-  readonly attempt: number;
 }
 
 /** Close the transport; nothing is expected of it any more. */

@@ -268,10 +268,12 @@ export class Session {
     this._openAt = Math.max(now + this._backoff.next(this._random()), this._earliest);
   }
 
-  /** The platform says the network is back or another one, or the machine woke up: do not wait for timers. */
+  /** The platform says the network is back or another one, or the machine woke up: do not wait for timers,
+   * and begin the backoff anew, for the platform may say so before it is true. */
   networkChanged(now: number): void {
-    if (this._heartbeat) this._heartbeat.suspect(now);
-    else if (this._openAt < Infinity) this._openAt = Math.max(now, this._earliest);
+    if (this._heartbeat) return this._heartbeat.suspect(now);
+    this._backoff.reset();
+    if (this._openAt < Infinity) this._openAt = Math.max(now, this._earliest);
   }
 
   /** The transport saw a control frame. */
@@ -442,7 +444,7 @@ export class Session {
   private _time(now: number): void {
     if (now >= this._openAt) {
       this._openAt = Infinity;
-      this._actions.push({ kind: "open", attempt: this._backoff.attempts });
+      this._actions.push({ kind: "open" });
     }
     if (now >= this._resubscribeAt) {
       this._resubscribeAt = Infinity;
