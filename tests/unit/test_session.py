@@ -346,10 +346,10 @@ def test_a_first_connect_counts_its_tries_from_the_last_change_of_the_network() 
     client.session.network_changed(client.now)
     for _ in range(4):
         client.lost()
+        assert client.states() == [State.CONNECTING]
         client.at(client.session.next_timer(client.now))
-    assert client.session.state is State.CONNECTING
     client.lost()
-    assert client.session.state is State.CLOSED
+    assert client.states() == [State.CONNECTING, State.CLOSED]
 
 
 def test_a_server_that_changes_the_run_is_not_believed() -> None:
