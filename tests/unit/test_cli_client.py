@@ -28,6 +28,7 @@ from duolink.protocol.messages import (
     Ack,
     Error,
     Gap,
+    Hello,
     Join,
     Leave,
     LinkMessage,
@@ -189,6 +190,32 @@ def test_send_without_room(typist: Typist, serve: Any) -> None:
     result = invoke(send, "alice", "bob", "--timeout", "0.1")
     assert (result.exit_code, result.stdout) == (1, "0 delivered, 0 stored, 2 lost\n")
     assert "no room for line 2" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("here", "durable", "told"), [(False, False, True), (True, False, False), (False, True, False)]
+)
+def test_send_tells_that_it_waits_itself_for_who_is_away(
+    typist: Typist, serve: Any, monkeypatch: Patch, here: bool, durable: bool, told: bool
+) -> None:
+    monkeypatch.setattr("duolink.cli.transfer.SILENCE", 0.02)
+    server = Script()
+    if here:
+        server.clients["bob"] = None  # type: ignore[assignment]
+
+    def greet(line: Line, hello: Hello) -> bool:
+        welcome = server.welcome(hello)
+        welcome.durable = durable
+        line.deliver(welcome)
+        return True
+
+    server.on_hello = greet
+    serve(server)
+    typist.type(b"1\n")
+    typist.end()
+    result = invoke(send, "alice", "bob", "--timeout", "0.1")
+    assert (result.exit_code, result.stdout) == (1, "0 delivered, 0 stored, 1 lost\n")
+    assert ("bob is not here, and this server keeps nothing" in result.stderr) is told
 
 
 def test_send_that_is_thrown_out(typist: Typist, serve: Any) -> None:

@@ -27,9 +27,13 @@ from duolink.client.events import MessagesLost
 from duolink.client.link import Link
 from duolink.client.message import Sent
 from duolink.client.stream import MessageStream
+from duolink.protocol.codes import PeerState
 
 PROGRESS: float = 0.5
 """Seconds between two looks at the progress, on a terminal."""
+
+SILENCE: float = 2.0
+"""Seconds after which somebody wants to know what a command waits for."""
 
 
 @click.command()
@@ -76,13 +80,17 @@ async def _send(
     tally = _Tally(journaled)
     code = EXIT_SAFE
     watching: asyncio.Task[None] | None = None
+    telling: asyncio.TimerHandle | None = None
     await connected.open()
     try:
         link = checked(lambda: connected.link(receiver))
+        telling = asyncio.get_running_loop().call_later(SILENCE, _tell_why_it_waits, connected, link)
         if sys.stderr.isatty():
             watching = asyncio.create_task(tally.show())
         code = await _pass_on(connected, link, tally, patience, as_json)
     finally:
+        if telling is not None:
+            telling.cancel()
         if watching is not None:
             watching.cancel()
             await asyncio.wait([watching])
@@ -96,6 +104,11 @@ async def _send(
     line = json.dumps(counts) if as_json else ", ".join(f"{count} {what}" for what, count in counts.items())
     emit(line.encode())
     return code or (EXIT_LOST if tally.lost or tally.kept else EXIT_SAFE)
+
+
+def _tell_why_it_waits(connected: Client, link: Link) -> None:
+    if connected.welcome is not None and not connected.welcome.durable and link.state is not PeerState.HERE:
+        say(f"{link.peer} is not here, and this server keeps nothing: what is sent waits in this command")
 
 
 async def _pass_on(
