@@ -74,7 +74,7 @@ class Watched(Threads):
         self.pending = 0  # an engine that was closed answers nothing any more
         writer: Any = super().writer(*arguments)
         submit = writer.submit
-        writer.submit = lambda part, body, done, size=0: submit(part, body, self._watch(done), size)
+        writer.submit = lambda part, body, done, *more: submit(part, body, self._watch(done), *more)
         return writer
 
     def reader(self, *arguments: Any) -> Any:

@@ -47,7 +47,7 @@ class Asked(Inline):
     def writer(self, *arguments: Any) -> Any:
         writer: Any = super().writer(*arguments)
         submit = writer.submit
-        writer.submit = lambda part, body, done, size=0: submit(part, body, self._once(done), size)
+        writer.submit = lambda part, body, done, *more: submit(part, body, self._once(done), *more)
         return writer
 
     def reader(self, *arguments: Any) -> Any:

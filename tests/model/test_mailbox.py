@@ -257,6 +257,25 @@ class Model:
                 found.append((stream, min(rows), max(rows)))
         return sorted(found)
 
+    def waiting(
+        self, client: str, user: str, acks: list[tuple[Any, ...]]
+    ) -> list[tuple[Stream, int, int]] | None:
+        """What `open` would find, but for what these would settle; None where it would have to write more
+        than that a process began."""
+        if user and client not in self.clients:
+            return None
+        found = []
+        for stream, known in self.streams.items():
+            if stream.receiver not in (client, f"@{user}"):
+                continue
+            if client not in known.places:
+                return None
+            rows = [seq for seq in known.numbers if seq > known.places[client].seq]
+            acked = max([ack[2] for ack in acks if ack[:2] == (stream, client)], default=0)
+            if rows and acked < max(rows):
+                found.append((stream, max(min(rows), acked + 1), max(rows)))
+        return sorted(found)
+
     @staticmethod
     def _began(known: Known, place: Place, rows: dict[int, Number], run: int, now: int) -> None:
         if run <= place.run:
@@ -299,7 +318,7 @@ class MailboxMachine(RuleBasedStateMachine):
         super().__init__()
         self.clock, self.schedule, self.model = Clock(), Batches(), Model()
         self.before = deepcopy(self.model)
-        self.expected: list[tuple[Any, list[Any]]] = []
+        self.expected: list[tuple[Any, Any, list[Any]]] = []
         self.acks: list[tuple[Any, ...]] = []
         self.folder = tempfile.TemporaryDirectory()
         self.engines = self.begin()
@@ -323,9 +342,12 @@ class MailboxMachine(RuleBasedStateMachine):
         self.model.clients.append(client)
         self.before = deepcopy(self.model)
 
-    def ask(self, expected: Any, request: Callable[..., None], *arguments: Any) -> None:
+    def ask(
+        self, expected: Any, request: Callable[..., None], *arguments: Any, unwritten: Any = lambda: None
+    ) -> None:
+        """`unwritten`: tells the answer if the batch fails; None: a `Failure`."""
         answers: list[Any] = []
-        self.expected.append((expected, answers))
+        self.expected.append((expected, unwritten, answers))
         request(*arguments, answers.append)
 
     # --- what happens ------------------------------------------------------------------------
@@ -399,7 +421,11 @@ class MailboxMachine(RuleBasedStateMachine):
         user = "team" if client in ("phone", "laptop") else ""
         run = self.clock.wall_ms() + run
         boxes = self.model.open(client, user, run, self.clock.wall_ms())
-        self.ask(boxes, self.engines.mailbox.open, client, user, run)
+
+        def waiting() -> Any:
+            return self.before.waiting(client, user, self.acks)
+
+        self.ask(boxes, self.engines.mailbox.open, client, user, run, unwritten=waiting)
 
     @rule()
     @precondition(lambda self: "laptop" not in self.model.clients)
@@ -436,8 +462,13 @@ class MailboxMachine(RuleBasedStateMachine):
 
         mailbox.flush = fails
         self.schedule.run()
-        for _, answers in self.expected:
-            assert len(answers) == 1 and isinstance(answers[0], Failure)
+        for _, tell, answers in self.expected:
+            unwritten = tell()
+            if unwritten is None:
+                assert len(answers) == 1 and isinstance(answers[0], Failure)
+            else:
+                assert [self.plain(answer) for answer in answers] == [unwritten]
+                TALLY["peeked"] += bool(unwritten)
         self.expected = []
         self.model = deepcopy(self.before)
         for ack in self.acks:  # are not lost: they go with what is written next
@@ -453,7 +484,7 @@ class MailboxMachine(RuleBasedStateMachine):
         if self.durable:
             self.engines.mailbox.turn()  # type: ignore[attr-defined]
         self.schedule.run()
-        for expected, answers in self.expected:
+        for expected, _, answers in self.expected:
             assert [self.plain(answer) for answer in answers] == [self.plain(expected)]
         TALLY["batched"] += len(self.expected) > 3
         self.expected, self.acks = [], []
@@ -513,5 +544,5 @@ def test_mailboxes(machine: type[MailboxMachine], examples: int) -> None:
     )
     hard = ["KEPT", "HOLE", "FULL", "NOBODY", "replaced", "expired", "poison", "forgotten", "batched"]
     if machine.durable:
-        hard += ["restarted", "failed"]
+        hard += ["restarted", "failed", "peeked"]
     assert all(TALLY[what] > 5 for what in hard), TALLY

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from duolink.engines.base import Failure, Log, Mailbox, MailboxLimits, Row, Stream
+from duolink.engines.base import Box, Failure, Log, Mailbox, MailboxLimits, Row, Stream
 from duolink.engines.memory import AtOnce, Late, memory_engines
+from duolink.engines.memory_mailbox import MemoryMailbox
 from duolink.server.auth import OpenAuthenticator
 from duolink.server.metrics import Counts
 from duolink.server.node import Node
@@ -39,22 +40,34 @@ class Disk:
 
     def __init__(self, world: "World") -> None:
         self._world = world
-        self._schedule: Slow | AtOnce = AtOnce()
-        self.forget_requests()
+        self._schedule = self._new_schedule()
         names = world.random
         self.failing = False
         room = MailboxLimits(pair_messages=world.faults.mailbox)
         inner = memory_engines(world.clock, lambda: f"{names.getrandbits(120):030x}", self, room)
-        mailbox = FailingMailbox(inner.mailbox, self)
+        self._mailbox = FailingMailbox(inner.mailbox, self)
         log = FailingLog(inner.log, self)
-        self.engines = replace(inner, mailbox=mailbox, log=log, durable=True, problem=self._problem)
+        self.engines = replace(inner, mailbox=self._mailbox, log=log, durable=True, problem=self._problem)
+
+    def wall_ms(self) -> int:
+        """The time of the world."""
+        return self._world.clock.wall_ms()
 
     def _problem(self) -> str:
         return "the disk is full" if self.failing else ""
 
+    def _new_schedule(self) -> Slow | AtOnce:
+        return Slow(self._world) if self._world.faults.late_engine else AtOnce()
+
     def forget_requests(self) -> None:
         """The node was killed."""
-        self._schedule = Slow(self._world) if self._world.faults.late_engine else AtOnce()
+        self._schedule = self._new_schedule()
+        self._mailbox.held.clear()
+
+    def recover(self) -> None:
+        """It is well again."""
+        self.failing = False
+        self._mailbox.write_held()
 
     def submit(self, queue: str, work: Callable[[], Callable[[], None]]) -> None:
         """See `Schedule.submit`."""
@@ -66,14 +79,51 @@ class Disk:
 
 
 class FailingMailbox:
-    """A mailbox that keeps nothing while the disk is failing."""
+    """A mailbox that keeps nothing while the disk is failing: acknowledgements are `held`, and who opens it
+    is told what can be read."""
 
     def __init__(self, inner: Mailbox, disk: Disk) -> None:
+        assert isinstance(inner, MemoryMailbox)
         self._inner, self._disk = inner, disk
-        self.standing, self.open, self.read = inner.standing, inner.open, inner.read
+        self.standing, self.read = inner.standing, inner.read
         self.totals, self.receivers = inner.totals, inner.receivers
         self.holdings, self.listing, self.deepest = inner.holdings, inner.listing, inner.deepest
-        self.acknowledge = inner.acknowledge
+        self.held: list[tuple[Any, ...]] = []
+
+    def acknowledge(self, *ack: Any) -> None:
+        """See `Mailbox.acknowledge`."""
+        if self._disk.failing:
+            self.held.append(ack)
+        else:
+            self._inner.acknowledge(*ack)
+
+    def write_held(self) -> None:
+        """Write what could not be written."""
+        held, self.held = self.held, []
+        for ack in held:
+            self._inner.acknowledge(*ack)
+
+    def open(self, client_id: str, user: str, run: int, done: Callable[[Any], None]) -> None:
+        """See `Mailbox.open`."""
+        if not self._disk.failing:
+            self._inner.open(client_id, user, run, done)
+            return
+
+        def work() -> Callable[[], None]:
+            boxes = self._inner._room.waiting(client_id, user, self._disk.wall_ms())
+            return lambda: done(
+                Failure("the disk is full") if boxes is None else self._unfinished(client_id, boxes)
+            )
+
+        self._disk.submit(f"mail {client_id}", work)
+
+    def _unfinished(self, client_id: str, boxes: tuple[Box, ...]) -> tuple[Box, ...]:
+        left: list[Box] = []
+        for box in boxes:
+            acked = max([ack[2] for ack in self.held if ack[:2] == (box.stream, client_id)], default=0)
+            if acked < box.top:
+                left.append(box._replace(first=max(box.first, acked + 1)))
+        return tuple(left)
 
     def store(self, stream: Stream, row: Row, base: int, done: Callable[[Any], None]) -> None:
         """See `Mailbox.store`."""

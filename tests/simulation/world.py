@@ -228,7 +228,7 @@ class World:
 
     def _disk_well(self) -> None:
         if self.disk is not None:
-            self.disk.failing = False
+            self.disk.recover()
 
     def _live_connections(self) -> list[VirtualConnection]:
         self.connections = [c for c in self.connections if c.client_open or c.server_open]

@@ -54,6 +54,42 @@ def test_it_says_it_is_durable_and_has_no_problem():
     assert world.engines.problem() == "" and world.news[1:] == ["recovered"]
 
 
+def test_who_comes_while_the_disk_is_full_hears_what_waits_if_it_need_not_be_noted():
+    world = World()
+    mailbox, registry = world.engines.mailbox, world.engines.registry
+    alices, carols = Stream("bob", "alice", "messages", 1), Stream("@carol", "alice", "messages", 1)
+
+    def waits(client_id: str, user: str) -> Any:
+        boxes = world.ask(mailbox.open, client_id, user, 9)
+        return boxes if isinstance(boxes, Failure) else [(box.stream, box.first, box.top) for box in boxes]
+
+    world.ask(registry.issue_run, "bob", "", 1)
+    world.ask(registry.issue_run, "carol:1", "carol", 1)
+    for stream in (alices, carols):
+        for seq in (1, 2, 3):
+            world.ask(mailbox.store, stream, Row(seq, seq, b"x"), 1)
+    mailbox.acknowledge(alices, "bob", 1, (), 5)
+    world.ask(mailbox.standing, alices)  # writes the acknowledgement, too
+    world.disk.full = True
+    mailbox.acknowledge(alices, "bob", 2, (), 5)
+    assert waits("bob", "") == [(alices, 3, 3)], "the acknowledgement is not written, but known"
+    mailbox.acknowledge(alices, "bob", 3, (), 5)
+    assert waits("bob", "") == []
+    mailbox.acknowledge(alices, "bob", 1, (), 4)  # late
+    assert waits("bob", "") == []
+    assert waits("carol:1", "carol") == [(carols, 1, 3)]
+    assert waits("dave", "") == []
+    full = Failure("the disk is full")
+    world.ask(registry.issue_run, "carol:2", "carol", 1)
+    assert waits("carol:2", "carol") == full, "it has no place in what there is"
+    world.ask(registry.issue_run, "erin:1", "erin", 1)
+    assert waits("erin:1", "erin") == full, "it would have none in what comes"
+    world.disk.full = False
+    world.turn()
+    assert waits("bob", "") == []
+    assert waits("carol:2", "carol") == waits("erin:1", "erin") == []
+
+
 def test_no_thread_is_left_after_close_and_the_file_can_be_opened_again(tmp_path):
     async def main() -> None:
         for offset in (1, 2, 3):

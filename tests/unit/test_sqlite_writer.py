@@ -232,6 +232,51 @@ def test_while_there_is_a_problem_requests_fail_and_the_writer_tries_by_itself()
     assert bench.answers() == ["did 3"]
 
 
+def test_what_can_be_read_is_answered_though_nothing_can_be_written():
+    """In its place among the answers, and as of the last commit."""
+    disk = Disk()
+    bench = Bench(disk, late := Late(random.Random(3)))
+
+    def ask(number: int, peek: Callable[[apsw.Connection], Any]) -> None:
+        bench.writer.submit(bench.part, number, bench.heard.append, 0, peek)
+
+    bench.submit(1)
+    ask(2, written)
+    late.run()
+    assert bench.answers() == ["did 1", "did 2"]
+    disk.full = True
+    bench.submit(3)
+    ask(4, written)
+    bench.submit(5)
+    ask(6, lambda db: None)
+    late.run()
+    full, *answers = bench.answers()
+    assert [type(answer) for answer in answers] == [Failure, list, Failure, Failure]
+    assert full == "the disk is full" and answers[1] == [1, 2]
+    ask(7, written)  # now that it is known that nothing can be written
+    late.run()
+    assert bench.answers() == [[1, 2]]
+    bench.database.writer.execute("PRAGMA shrink_memory")
+    disk.unreadable = True
+    ask(8, written)
+    late.run()
+    assert bench.answers() == [Failure(bench.writer.problem)]
+    disk.full = disk.unreadable = False
+    ask(9, written)
+    late.run()
+    assert bench.answers() == ["recovered", "did 9"]
+    assert not bench.database.writer.in_transaction
+
+
+def test_our_own_fault_in_looking_is_a_failure_and_is_not_hidden():
+    disk = Disk()
+    bench = Bench(disk)
+    disk.full = True
+    with pytest.raises(KeyError):
+        bench.writer.submit(bench.part, 1, bench.heard.append, 0, lambda db: raising(KeyError("a defect"))())
+    assert bench.writer.problem == "the disk is full" and not bench.database.writer.in_transaction
+
+
 @pytest.mark.parametrize("torn", [None, 1, 2, 3, 4, 5])
 def test_after_a_failed_sync_what_is_acknowledged_survives_a_power_cut(torn):
     """1 is committed; the sync of 2 fails, its pages never reach the disk; 3 is committed; the power goes."""

@@ -359,7 +359,11 @@ class Mailbox(Protocol):
 
     def open(self, client_id: str, user: str, run: int, done: "Done[tuple[Box, ...]]") -> None:
         """A process (its run) of a client of that user is here to take its rows: list the streams that have
-        some, each with the first row the client has not finished with; per sender in the order of runs."""
+        some, each with the first row the client has not finished with; per sender in the order of runs.
+
+        Where nothing can be written, the answer may be what is there to be read; then the process is not
+        counted. It is a `Failure` for a client of a user that would not have its place in all of that
+        user's streams, those to come too."""
         ...
 
     def read(

@@ -247,6 +247,21 @@ class Mailroom:
         boxes.sort(key=_by_sender_and_run)
         return tuple(boxes)
 
+    def waiting(self, client_id: str, user: str, now: int) -> tuple[Box, ...] | None:
+        """What `open` would list, without a change to anything: that a process has begun is not counted. None
+        where it would have to change something: a client of a user needs its cursors, and to be known."""
+        if user and client_id not in self._shelf.clients(user):
+            return None
+        boxes: list[Box] = []
+        for account, first, _ in self._shelf.boxes(client_id, user, now):
+            cursor = account.cursors.get(client_id)
+            if cursor is None:
+                return None
+            if account.top > cursor.seq:
+                boxes.append(Box(account.stream, max(first, cursor.seq + 1), account.top, account.lost))
+        boxes.sort(key=_by_sender_and_run)
+        return tuple(boxes)
+
     def _began(self, account: Account, cursor: Cursor, run: int, message: int, now: int) -> None:
         if cursor.began(run, message, now, self._limits.poison_after):
             self._lose(account, self._shelf.around(account, message), (message,), LossReason.POISON)

@@ -12,7 +12,7 @@ from duolink.engines.base import Done, Failure
 from duolink.engines.memory import Schedule
 from duolink.engines.sqlite.database import Database
 from duolink.engines.sqlite.part import Part
-from duolink.engines.sqlite.writer import MAX_BATCH, RETRY_EVERY, Request, Result, Transactions, look
+from duolink.engines.sqlite.writer import MAX_BATCH, RETRY_EVERY, Peek, Request, Result, Transactions, look
 
 
 def _nothing() -> None:
@@ -80,9 +80,9 @@ class InlineWriter:
         """See `Writer.problem`."""
         return self._transactions.problem
 
-    def submit(self, part: Part, body: Any, done: Done[Any], size: int = 0) -> None:
+    def submit(self, part: Part, body: Any, done: Done[Any], size: int = 0, peek: Peek | None = None) -> None:
         """See `Writer.submit`."""
-        self._waiting.append(Request(part, body, done, size))
+        self._waiting.append(Request(part, body, done, size, peek))
         self._schedule.submit("write", self._work)
 
     def retry(self) -> None:

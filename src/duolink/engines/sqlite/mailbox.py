@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import apsw
 from msgspec import json
@@ -23,7 +23,7 @@ from duolink.engines.mailroom import Mailroom
 from duolink.engines.memory import Clock
 from duolink.engines.sqlite.holdings import read_deepest, read_holdings, read_listing
 from duolink.engines.sqlite.shelf import SqliteShelf
-from duolink.engines.sqlite.writer import Reader, Writer
+from duolink.engines.sqlite.writer import Peek, Reader, Writer
 from duolink.protocol.messages import LostRange
 
 MAX_HELD: Final = 1000
@@ -64,6 +64,12 @@ Action = Callable[[Mailroom], Any]
 Ack = tuple[Stream, str, int, tuple[LostRange, ...], int, int]
 
 
+class _Waiting(NamedTuple):
+    """What `open` could only read."""
+
+    boxes: tuple[Box, ...]
+
+
 class SqliteMailbox:
     """`Mailbox` on a database, and as a `Part` what its writer writes for.
 
@@ -84,6 +90,7 @@ class SqliteMailbox:
         self._clock = clock
         self._limits = limits
         self._held: list[Ack] = []
+        self._unwritten: dict[tuple[Stream, str], int] = {}  # how far they go, once writing them has failed
         self._sweeping = False
         self._totals = totals
         self._shelf: SqliteShelf | None = None  # this and the next belong to the writer
@@ -105,13 +112,20 @@ class SqliteMailbox:
     ) -> None:
         """See `Mailbox.acknowledge`."""
         self._held.append((stream, client_id, seq, lost, by, self._clock.wall_ms()))
+        if self._unwritten:
+            self._unwritten[stream, client_id] = max(seq, self._unwritten.get((stream, client_id), 0))
         if len(self._held) >= MAX_HELD:
             self.turn()
 
     def open(self, client_id: str, user: str, run: int, done: Done[tuple[Box, ...]]) -> None:
         """See `Mailbox.open`."""
         now = self._clock.wall_ms()
-        self._submit(lambda room: room.open(client_id, user, run, now), done)
+
+        def opened(answer: tuple[Box, ...] | _Waiting | Failure) -> None:
+            done(self._unfinished(answer.boxes, client_id) if isinstance(answer, _Waiting) else answer)
+
+        peek = partial(_waiting, client_id, user, now, self._limits)
+        self._submit(lambda room: room.open(client_id, user, run, now), opened, peek=peek)
 
     def read(
         self, stream: Stream, client_id: str, after: int, limit: int, size: int, done: Done[tuple[Row, ...]]
@@ -159,14 +173,29 @@ class SqliteMailbox:
         """Have written what waits; before the writer closes."""
         self.turn()
 
-    def _submit(self, action: Action, done: Done[Any], size: int = 0) -> None:
+    def _submit(self, action: Action, done: Done[Any], size: int = 0, peek: Peek | None = None) -> None:
         if self._held:
             self.turn()
-        self._writer.submit(self, action, done, size)
+        self._writer.submit(self, action, done, size, peek)
 
     def _acknowledged(self, held: list[Ack], result: object) -> None:
-        if isinstance(result, Failure):
-            self._held = (held + self._held)[-MAX_RETRIED:]
+        if not isinstance(result, Failure):
+            self._unwritten = {}
+            return
+        self._held = (held + self._held)[-MAX_RETRIED:]
+        if not self._unwritten or len(self._unwritten) > MAX_RETRIED:
+            self._unwritten = {}
+            for stream, client_id, seq, *_ in self._held:
+                self._unwritten[stream, client_id] = max(seq, self._unwritten.get((stream, client_id), 0))
+
+    def _unfinished(self, boxes: tuple[Box, ...], client_id: str) -> tuple[Box, ...]:
+        """What was read, without what has been acknowledged since."""
+        left: list[Box] = []
+        for box in boxes:
+            seq = self._unwritten.get((box.stream, client_id), 0)
+            if seq < box.top:
+                left.append(box._replace(first=max(box.first, seq + 1)))
+        return tuple(left)
 
     def _sweep_on(self, result: bool | Failure) -> None:
         if result is False:
@@ -205,6 +234,13 @@ class SqliteMailbox:
 def _acknowledge(held: list[Ack], room: Mailroom) -> None:
     for ack in held:
         room.acknowledge(*ack)
+
+
+def _waiting(
+    client_id: str, user: str, now: int, limits: MailboxLimits, db: apsw.Connection
+) -> _Waiting | None:
+    boxes = Mailroom(SqliteShelf(db), limits).waiting(client_id, user, now)
+    return None if boxes is None else _Waiting(boxes)
 
 
 def read_totals(db: apsw.Connection) -> tuple[int, int, int]:

@@ -22,6 +22,7 @@ from duolink.engines.sqlite.writer import (
     MAX_WAITING,
     MAX_WAITING_SIZE,
     RETRY_EVERY,
+    Peek,
     Request,
     Result,
     Transactions,
@@ -99,7 +100,7 @@ class ThreadWriter:
         """See `Writer.problem`."""
         return self._transactions.problem
 
-    def submit(self, part: Part, body: Any, done: Done[Any], size: int = 0) -> None:
+    def submit(self, part: Part, body: Any, done: Done[Any], size: int = 0, peek: Peek | None = None) -> None:
         """See `Writer.submit`."""
         if self._closing:
             return
@@ -107,7 +108,7 @@ class ThreadWriter:
             done(Failure("too much is waiting for the disk"))
             return
         self._size += size
-        self._waiting.append(Request(part, body, done, size))
+        self._waiting.append(Request(part, body, done, size, peek))
         if not self._turn:  # at the end of the turn: what comes in it is one transaction
             self._turn = True
             self._loop.call_soon(self._end_of_turn)
@@ -135,7 +136,7 @@ class ThreadWriter:
                 self._bell.release()
 
     def _answer(self, batch: list[Request], answers: list[Any]) -> None:
-        for (_, _, done, size), answer in zip(batch, answers, strict=True):
+        for (_, _, done, size, _), answer in zip(batch, answers, strict=True):
             self._size -= size
             if self._closing:
                 continue

@@ -35,13 +35,17 @@ a crash."""
 Result = TypeVar("Result")
 
 
+Peek = Callable[[apsw.Connection], Any]
+
+
 class Request(NamedTuple):
-    """Something a part is to do, and who hears of it."""
+    """Something a part is to do, and who hears of it. `peek`: see `Writer.submit`."""
 
     part: Part
     body: Any
     done: Done[Any]
     size: int
+    peek: Peek | None = None
 
 
 class Writer(Protocol):
@@ -52,10 +56,11 @@ class Writer(Protocol):
         """Why nothing can be written now, for people; empty while all is well."""
         ...
 
-    def submit(self, part: Part, body: Any, done: Done[Any], size: int = 0) -> None:
+    def submit(self, part: Part, body: Any, done: Done[Any], size: int = 0, peek: Peek | None = None) -> None:
         """Have the part apply the request. `done` gets the part's answer once it is durable, or a
         `Failure`; in the order of the requests (but a request beyond `MAX_WAITING` fails at once).
-        `size`: about how many bytes it writes. Call it from the loop's thread."""
+        `size`: about how many bytes it writes. `peek`: where nothing can be written, looks for an answer in
+        what is there; None: there is none. Call it from the loop's thread."""
         ...
 
     def close(self) -> None:
@@ -106,7 +111,7 @@ class Transactions:
     def write(self, batch: Sequence[Request]) -> list[Any]:
         """Do all of it in one transaction and return the answers; a `Failure` for each, if it fails."""
         if self.problem:
-            return [Failure(self.problem)] * len(batch)
+            return self._unwritten(batch, Failure(self.problem))
         db = self._database.writer
         parts: dict[Part, None] = {}
         committing = False
@@ -114,7 +119,7 @@ class Transactions:
             self._database.verify()
             db.execute("BEGIN IMMEDIATE")
             answers: list[Any] = []
-            for part, body, _, _ in batch:
+            for part, body, *_ in batch:
                 parts[part] = None
                 answers.append(part.apply(db, body))
             for part in parts:
@@ -133,7 +138,18 @@ class Transactions:
         self._roll_back(db)
         for part in parts:
             part.rolled_back()
-        return [failure] * len(batch)
+        return self._unwritten(batch, failure)
+
+    def _unwritten(self, batch: Sequence[Request], failure: Failure) -> list[Any]:
+        return [failure if peek is None else self._peek(peek, failure) for _, _, _, _, peek in batch]
+
+    def _peek(self, peek: Peek, failure: Failure) -> Any:
+        try:
+            answer = look(self._database.writer, peek)
+        except Exception as error:
+            self.defect = error
+            return failure
+        return failure if answer is None or isinstance(answer, Failure) else answer
 
     def _failed(self, error: apsw.Error | DatabaseError) -> str:
         self.problem = describe(error)
