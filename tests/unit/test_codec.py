@@ -10,7 +10,18 @@ from msgspec import Raw
 from duolink.protocol import codec, limits
 from duolink.protocol.codec import DataError, Malformed
 from duolink.protocol.codes import ErrorCode
-from duolink.protocol.messages import Ephemeral, LinkMessage, Ping
+from duolink.protocol.messages import (
+    Ack,
+    Ephemeral,
+    FromClient,
+    Hello,
+    LinkMessage,
+    LostRange,
+    Ping,
+    Position,
+    Subscribe,
+    Watch,
+)
 
 MESSAGE = b'{"type":"message","to":"b","run":1,"seq":1,"base":1,"data":%b}'
 JSON = st.recursive(
@@ -119,6 +130,23 @@ def test_a_decoder_may_have_another_maximum() -> None:
         small.text(b'{"type":"ping"}\n{"type":"ping",' + b" " * 40 + b'"id":1}')[1].code
         is ErrorCode.TOO_LARGE
     )
+
+
+def test_a_lower_maximum_does_not_hold_for_what_other_limits_bound() -> None:
+    """Else a client with many channels could not come back to a server that takes small messages."""
+    small = codec.Decoder(FromClient, max_message=1024)
+    names = [f"peer {number}" for number in range(200)]
+    for message in (
+        Hello(protocol=1, client_id="a", watch=names),
+        Watch(id=1, clients=names),
+        Subscribe(id=1, channels=[Position(name) for name in names]),
+        Ack(run=1, seq=999, to="b", lost=[LostRange(n, n, "expired") for n in range(1, 201)]),
+    ):
+        line = codec.encode(message)
+        assert len(line) > 1024 and small.text(line) == [message]
+        assert small.text(b'{"type":"ping"}\n' + line)[1] == message
+    names = [f"{number:0100}" for number in range(700)]
+    assert small.text(codec.encode(Watch(id=1, clients=names)))[0].code is ErrorCode.TOO_LARGE
 
 
 def test_invalid_utf8_spoils_a_payload_as_a_whole() -> None:

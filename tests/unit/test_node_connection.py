@@ -157,6 +157,9 @@ def test_the_largest_message_may_be_set_lower():
     assert alice.welcome.limits.message == 2048
     alice.say(1, data="x" * 2048)
     assert alice.last(Error).code == "too_large"
+    names = [f"client {number}" for number in range(200)]
+    alice.send(messages.Watch(id=7, clients=names))
+    assert alice.last(messages.Watching).id == 7 and alice.closed == 0
 
 
 def test_too_many_bad_lines_end_the_connection_but_not_if_spread_over_time(world):

@@ -18,6 +18,7 @@ from duolink.protocol.codes import ErrorCode
 from duolink.protocol.messages import (
     CARRIER_TYPES,
     NO_DATA,
+    SET_TYPES,
     Ephemeral,
     FromClient,
     FromPeer,
@@ -132,7 +133,7 @@ class Decoder:
             return self._explain(line, error)
         except msgspec.DecodeError as error:
             return Malformed(ErrorCode.MALFORMED, f"not JSON: {error}")
-        if len(line) > self._maximum:
+        if len(line) > self._maximum and (type(message) not in SET_TYPES or len(line) > limits.MAX_MESSAGE):
             return self._too_large(message)
         if type(message) in CARRIER_TYPES and message.binary:
             return _STRAY_BINARY

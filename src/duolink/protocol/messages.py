@@ -480,6 +480,9 @@ class Leave(Message, tag="leave"):
 CARRIER_TYPES: Final = frozenset({LinkMessage, Ephemeral, Publish, Set, Publication})
 """The messages whose user data may be bytes."""
 
+SET_TYPES: Final = frozenset({Hello, Subscribe, Watch, Ack})
+"""The messages that carry what other limits bound: channels, peers, losses."""
+
 FromClient = (
     Hello | Goodbye | Refresh | Ping | Pong | LinkMessage | Ack | Skip | Probe | Watch | Signal | Ephemeral
     | Subscribe | Publish | Set | History | PresenceQuery

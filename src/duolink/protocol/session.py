@@ -393,7 +393,7 @@ class Session:
         timeout = min(max(beat.timeout / 1000, SHORTEST_BEAT), interval)
         self._heartbeat = Heartbeat(Pace(interval, timeout, max(beat.misses, 1)), now)
         self.subscriptions.maximum = welcome.limits.subscriptions
-        default = welcome.limits.message == limits.MAX_MESSAGE
+        default = welcome.limits.message <= limits.MAX_MESSAGE
         self._decoder = codec.SERVER if default else codec.Decoder(FromServer, welcome.limits.message)
         for link in self.links.values():
             link.adapt(welcome.limits.window, welcome.limits.window_bytes, welcome.durable)

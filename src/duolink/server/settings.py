@@ -95,7 +95,7 @@ class Wire(Section, frozen=True, kw_only=True):
     """Sizes and deadlines of one connection."""
 
     max_message: Annotated[
-        int, size("Largest message of a link or channel, in bytes.", ge=1024, le=MAX_MESSAGE)
+        int, size("Largest message with data of a link or channel, in bytes.", ge=1024, le=MAX_MESSAGE)
     ] = limits.MAX_MESSAGE
     read_buffer: Annotated[int, size("Bytes of buffer for reading per connection.", ge=2048, le=1 << 20)] = (
         2048
