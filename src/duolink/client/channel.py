@@ -69,8 +69,8 @@ class Channel:
         return Position(answer.epoch, answer.offset)
 
     def _key(self, key: str) -> str:
-        if len(key.encode()) > limits.MAX_KEY:
-            raise ValueError(f"a key has at most {limits.MAX_KEY} bytes")
+        if key and not codec.is_id(key, limits.MAX_KEY):
+            raise ValueError(f"{key!r} cannot be a key")
         return key or self._client._new_name()
 
     async def set(
@@ -111,7 +111,7 @@ class Channel:
     def _write(self, name: str, expect: int | None, key: str) -> Set:
         if not codec.is_id(name, limits.MAX_STATE_NAME):
             raise ValueError(f"{name!r} cannot be a name in the shared state")
-        if expect is not None and not 0 <= expect <= limits.MAX_INTEGER:
+        if expect is not None and not _counts(expect, limits.MAX_INTEGER):
             raise ValueError(f"{expect} cannot be a version")
         return Set(
             id=0,
@@ -143,10 +143,13 @@ class Channel:
     ) -> HistoryPage:
         """Return up to `limit` publications: those after `since`, else the newest ones.
 
-        Raises `CommandFailed`, `CommandTimeout`, `ClientClosed`, `ValueError` for an impossible limit.
+        Raises `CommandFailed`, `CommandTimeout`, `ClientClosed`, `ValueError` for an impossible limit or
+        position.
         """
-        if not 0 <= limit <= limits.MAX_HISTORY_PAGE:
+        if not _counts(limit, limits.MAX_HISTORY_PAGE):
             raise ValueError(f"a page of history has 0 … {limits.MAX_HISTORY_PAGE} publications")
+        if since is not None:
+            _check(since)
         message = History(id=0, channel=self.name, limit=limit, last=since is None)
         if since is not None:
             message.epoch, message.offset = since
@@ -156,7 +159,8 @@ class Channel:
         return HistoryPage(entries, Position(page.epoch, page.offset), gap)
 
     async def presence(self, *, timeout: float = COMMAND_TIMEOUT) -> list[str]:  # noqa: ASYNC109
-        """Return who is subscribed. Raises `CommandFailed`, `CommandTimeout`, `ClientClosed`."""
+        """Return who is subscribed; of very many (thousands) as many as fit into one message. Raises
+        `CommandFailed`, `CommandTimeout`, `ClientClosed`."""
         answer, _ = await self._client._command(PresenceQuery(id=0, channel=self.name), timeout)
         return sorted(answer.clients)
 
@@ -178,6 +182,8 @@ class Channel:
         `since`: go on after that position; `presence`: hear who joins and leaves; `state`: follow the shared
         state (see `Subscription.state`), which begins now: raises `ValueError` together with `since`.
         """
+        if since is not None:
+            _check(since)
         if state and since is not None:
             raise ValueError("who follows the shared state begins now: the state at `since` is not known")
         return Subscription(self._client, self.name, since, presence, state)
@@ -188,3 +194,13 @@ class Channel:
 
     def __repr__(self) -> str:
         return f"<Channel {self.name!r}>"
+
+
+def _counts(number: object, most: int) -> bool:
+    return isinstance(number, int) and 0 <= number <= most
+
+
+def _check(position: Position) -> None:
+    epoch, offset = position
+    if (epoch and not codec.is_id(epoch, limits.MAX_KEY)) or not _counts(offset, limits.MAX_INTEGER):
+        raise ValueError(f"{position} cannot be a position")

@@ -105,7 +105,7 @@ class Client:
         self._pump: Pump | None = None
         self._on_request: MessageHandler | None = None
         self._requests = Requests(self)
-        self._commands = asyncio.Semaphore(limits.MAX_PENDING)
+        self._commands = asyncio.Semaphore(limits.MAX_PENDING - 1)  # one is the driver's, for its token
         self._names = 0
         self._outbox = Outbox(self)
         self._once = Once(self)
@@ -172,13 +172,14 @@ class Client:
         acknowledgements are owed, say goodbye, and release everything.
 
         Raises `Unsettled` when not everything was safe in time; not with a journal, which keeps it for the
-        next process. Repeating is harmless.
+        next process. Repeating gives the same answer.
         """
         if self._driver is None:
             return
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._leave(), name="duolink close")
         closing = self._closing
+        self._tasks.discard(asyncio.current_task())  # a handler that closes goes on
         try:
             await asyncio.wait([closing])
         except asyncio.CancelledError:
@@ -197,6 +198,8 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._closing is not None and self._closing.done():
+            return  # who has closed it has heard how that went
         try:
             # Who is cancelled or interrupted wants to be gone; acknowledgements and goodbye still go out.
             if error is not None and not isinstance(error, Exception):
@@ -264,6 +267,11 @@ class Client:
             self._flush()
         return self._link(peer)
 
+    def unwatch(self, peer: str) -> None:
+        """Hear no more of a peer's state, which makes room for another's. Its link goes on."""
+        self._session.unwatch(peer)
+        self._flush()
+
     def channel(self, name: str) -> Channel:
         """Return a channel. Raises `ValueError` for what cannot be its name."""
         channel = self._channels.get(name)
@@ -297,10 +305,11 @@ class Client:
 
     def events(self) -> EventStream[Event]:
         """Iterate over what happens from now on; ends when the client is closed."""
-        return EventStream(self._events)
+        return EventStream(self._events, self._ended)
 
     def on_event(self, listener: Callable[[Event], Any]) -> Callable[[], None]:
-        """Have a function called for every event. Returns a function that stops it."""
+        """Have a function (no coroutine function: see `events`) called for every event. Returns a function
+        that stops it."""
         self._listeners.append(listener)
 
         def stop() -> None:
@@ -323,7 +332,7 @@ class Client:
         """Raise `ClientClosed` (or what it is in detail) when the client cannot be used."""
         if self._ended:
             raise self._ending()
-        if self._driver is None:
+        if self._driver is None or self._session.welcome is None:
             raise ClientClosed("the client is not open yet")
         self._driver.check()
 
@@ -346,7 +355,7 @@ class Client:
 
     def _failure(self, final: StateChanged) -> Exception:
         ending = self._ending()
-        if isinstance(ending, Refused | JournalError):
+        if isinstance(ending, Refused | JournalError) or self._closing is not None:
             return ending
         return Unreachable(self.address.url, final.reason or "no answer")
 
@@ -419,14 +428,16 @@ class Client:
         task.add_done_callback(self._tasks.discard)
 
     def _replace_pump(self, pump: Pump | None, inbox: Any, handler: MessageHandler | None) -> Pump | None:
-        if pump is not None:
-            pump.stop()
         if handler is None:
+            if pump is not None:
+                pump.stop(None)
             return None
         self._check_open()
-        pump = Pump(self, inbox, handler)
-        self._post.claim(inbox, pump)
-        return pump
+        new = Pump(self, inbox, handler)
+        if pump is not None:
+            pump.stop(new)
+        self._post.claim(inbox, new)
+        return new
 
     def _link(self, peer: str) -> Link:
         link = self._links.get(peer)
@@ -440,6 +451,11 @@ class Client:
             self._tell(overflow)
 
     # --- what happened -------------------------------------------------------------------------
+
+    def _may_leave(self) -> None:
+        """Somebody who leaves is to look whether all is safe."""
+        if self._leaving is not None and not self._leaving.done():
+            self._leaving.set_result(None)
 
     def _deliver(self, event: SessionEvent) -> None:
         if isinstance(event, FromLink):
@@ -459,8 +475,7 @@ class Client:
             subscription = self._subscriptions.get(event.channel)
             if subscription is not None:
                 subscription._event(event)
-        if self._leaving is not None and not self._leaving.done():
-            self._leaving.set_result(None)
+        self._may_leave()
 
     def _changed(self, change: StateChanged) -> None:
         if change.state is State.CLOSED:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from duolink.client.errors import CommandFailed, Forked, JournalError
+from duolink.client.stream import interrupted
 from duolink.client.transport import CLOSE_TIMEOUT, CONNECT_TIMEOUT, Dial, HandshakeRefused, Transport
 from duolink.protocol import limits
 from duolink.protocol.codes import CloseCode
@@ -103,6 +104,8 @@ class Driver:
 
     def start(self) -> None:
         """Begin to connect."""
+        if self.session.state is State.CLOSED:
+            return  # left while the journal was being opened
         self.session.start(self.now(), self._ledger)
         self.flush()
 
@@ -184,6 +187,7 @@ class Driver:
             if type(event) is StateChanged and event.state is State.ONLINE:
                 self._online_at = now
                 self._plan_renewal(session.welcome.expires if session.welcome is not None else 0)
+                self.loop.call_soon(self._writable)  # who waited for a connection that is gone
             if type(event) is Answered and event.context is self:
                 self._renewed(event.answer)
             else:
@@ -246,13 +250,14 @@ class Driver:
     def _time(self) -> None:
         self._timer = None
         self._turn()
+        self._writable()  # what has expired has made room
 
     # --- opening -------------------------------------------------------------------------------
 
     async def _open(self) -> None:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                self._fresh_token = await self.token()
+                self._fresh_token = await self._fetch()
                 await self._dial(self)
         except HandshakeRefused as error:
             final = error.final and self.session.welcome is None
@@ -261,11 +266,21 @@ class Driver:
             self._failed(CloseCode.ABNORMAL, f"no connection within {CONNECT_TIMEOUT:g} s")
         except OSError as error:
             self._failed(CloseCode.ABNORMAL, _explain(error))
-        except Exception as error:  # the application's own, from its token
-            self._report("token", error)
-            self._failed(CloseCode.ABNORMAL, f"no token: {error}")
+        except _TokenFailed as failed:
+            self._report("token", failed.error)
+            self._failed(CloseCode.ABNORMAL, f"no token: {failed.error}")
+        except Exception as error:
+            self._failed(CloseCode.ABNORMAL, str(error))
         else:
             self._opening = None
+
+    async def _fetch(self) -> str:
+        try:
+            return await self.token()
+        except (Exception, asyncio.CancelledError) as error:
+            if interrupted():
+                raise
+            raise _TokenFailed(error) from error
 
     def _failed(self, code: int, reason: str) -> None:
         self._opening = None
@@ -294,11 +309,14 @@ class Driver:
 
     async def _ask_renewal(self) -> None:
         try:
-            token = await self.token()
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                token = await self._fetch()
             self.session.command(Refresh(id=0, token=token), self, self.now())
             self.flush()
-        except Exception as error:  # the application's own; at the token's end the server hangs up
+        except TimeoutError as error:  # the application's; at the token's end the server hangs up
             self._report("token", error)
+        except _TokenFailed as failed:
+            self._report("token", failed.error)
         finally:
             self._renewing = None
 
@@ -317,6 +335,7 @@ class Driver:
             transport.abort()
             return
         self._transport = transport
+        self.session.commands.forget(self)  # a refresh: the hello has a fresher token
         self.session.opened(self._fresh_token, self.now())
         self._turn()
 
@@ -352,6 +371,13 @@ class Driver:
         self._sockets.discard(transport)
         if self._gone is not None and not self._sockets and not self._gone.done():
             self._gone.set_result(None)
+
+
+class _TokenFailed(Exception):
+    """The application's function for tokens has raised."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
 
 
 def _explain(error: OSError) -> str:

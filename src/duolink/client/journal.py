@@ -194,6 +194,7 @@ class Journal:
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="duolink journal")
         self._lock = -1
+        self._closed = False
         self._db: apsw.Connection | None = None
         self._records: Records | None = None
         self._waiting: list[tuple[Changes, float]] = []
@@ -222,7 +223,10 @@ class Journal:
             await asyncio.sleep(0)  # its callback begins the next one
 
     async def close(self) -> None:
-        """Finish writing, and let the file go."""
+        """Finish writing, and let the file go. Repeating is harmless."""
+        if self._closed:
+            return
+        self._closed = True
         batch, self._waiting = self._waiting, []
         closing = self._loop.run_in_executor(self._thread, self._close, batch)
         self._thread.shutdown(wait=False)

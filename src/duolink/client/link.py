@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from math import inf
+from math import inf, isnan
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakSet
 
@@ -13,7 +13,7 @@ from duolink.client.errors import InvalidData, Lost, RequestTimeout, WindowFull
 from duolink.client.events import MessagesLost, PeerChanged
 from duolink.client.message import Message, Sent
 from duolink.client.stream import EventStream, MessageStream, Pump
-from duolink.protocol import limits
+from duolink.protocol import codec, limits
 from duolink.protocol.codes import LossReason, PeerState
 from duolink.protocol.inbound import Lost as LostNumbers
 from duolink.protocol.inbound import Received
@@ -35,6 +35,9 @@ DataHandler = Callable[[Any], Any]
 
 ENVELOPE: Final = 640
 """Bytes a message needs beside its data, at most: names, numbers and keys at their limits."""
+
+MAX_EXPIRES: Final = 1e9
+"""Seconds from which on a time means never: thirty years."""
 
 MAX_TAG: Final = 255
 """Bytes of a tag: a name, not data; each message under way keeps one."""
@@ -81,7 +84,7 @@ class Link:
 
     def states(self) -> EventStream[PeerState]:
         """Iterate over the peer's states: the one now, then every change."""
-        return EventStream(self._states, (self.state,))
+        return EventStream(self._states, self._client._ended, (self.state,))
 
     @property
     def unsettled(self) -> int:
@@ -151,7 +154,11 @@ class Link:
         body, binary = self._encode(data)
         client = self._client
         name, answer = client._requests.new()
-        options = {"expires": self._expiry(timeout), "request": name, "deadline": max(int(timeout * 1000), 1)}
+        options = {
+            "expires": self._expiry(timeout),
+            "request": name,
+            "deadline": int(min(max(timeout, 0.001), MAX_EXPIRES) * 1000),
+        }
         try:
             async with asyncio.timeout(timeout):
                 sent = await self._number(lane, body, binary, options)
@@ -190,17 +197,22 @@ class Link:
         return self._machine().newest_tag(lane)
 
     def _options(self, expires: float | None, collapse: str, tag: str) -> dict[str, Any]:
-        if len(collapse.encode()) > limits.MAX_KEY:
-            raise ValueError(f"a collapse key has at most {limits.MAX_KEY} bytes")
+        if collapse and not codec.is_id(collapse, limits.MAX_KEY):
+            raise ValueError(f"{collapse!r} cannot be a collapse key")
         if len(tag.encode()) > MAX_TAG:
             raise ValueError(f"a tag has at most {MAX_TAG} bytes")
         return {"expires": self._expiry(expires), "collapse": collapse, "tag": tag}
 
     def _expiry(self, seconds: float | None) -> float:
-        return inf if seconds is None else self._client._now() + seconds
+        if seconds is None or seconds > MAX_EXPIRES:
+            return inf
+        if isnan(seconds):
+            raise ValueError("not a time")
+        return self._client._now() + seconds
 
     def _has_room(self, lane: str, body: Raw) -> bool:
-        return not self._client._driver_congested() and self._machine().has_room(len(bytes(body)), lane)
+        room = self._machine().has_room(len(bytes(body)), lane)  # raises `ValueError` for no lane
+        return room and not self._client._driver_congested()
 
     async def _number(self, lane: str, body: Raw, binary: bool, options: dict[str, Any]) -> Sent:
         self._client._check_open()
@@ -213,6 +225,7 @@ class Link:
             return await future
         finally:
             self._admit()  # who was cancelled at the head makes way
+            self._client._may_leave()
 
     def _wait(self, lane: str, waiting: _Waiting) -> None:
         self._queues.setdefault(lane, deque()).append(waiting)
@@ -227,8 +240,8 @@ class Link:
     def _reply(self, request: str, lane: str, body: Raw, binary: bool, failed: bool) -> None:
         """Answer a request: now, or when there is room. Nobody waits for it here; too many are dropped."""
         options = {"reply": request, "failed": failed}
-        if self._client._ended:
-            return
+        if self._client._ended or self.peer == self._client.client_id:
+            return  # what one has asked one's own user comes to oneself, too; there is no link back
         if not self._queues.get(lane) and self._has_room(lane, body):
             self._submit(lane, body, binary, options)
         elif len(self._queues.get(lane, ())) >= MAX_ANSWERS:

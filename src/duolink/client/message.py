@@ -91,11 +91,12 @@ class Message:
 
     def ack(self) -> None:
         """Finish with it: its sender hears `delivered`. Repeating is harmless. A request that has no
-        answer by then is answered with a failure."""
+        answer by then is answered with a failure; not one to a user, which another of his clients may
+        answer."""
         if self._finished:
             return
         self._finished = True
-        if self.wants_answer:
+        if self.wants_answer and not self.user:
             self.fail("no_handler")
         self._link._finish(self._raw)
 
@@ -185,7 +186,7 @@ class Sent:
         try:
             await waiter
         finally:
-            if not waiter.done() or waiter.cancelled():
+            if waiter in self._waiters:  # not when it was woken in the turn in which it is cancelled
                 self._waiters.remove(waiter)
 
     def _raise(self) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from duolink.client.errors import InvalidData, RequestFailed
 from duolink.client.message import Message, decode
+from duolink.client.stream import interrupted
 from duolink.protocol import limits
 from duolink.protocol.messages import LinkMessage
 
@@ -76,7 +77,7 @@ class Requests:
             return
         try:
             result = handler(message)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             self._failed(message, error)
             return
         if hasattr(result, "__await__"):
@@ -87,7 +88,9 @@ class Requests:
     async def _later(self, message: Message, result: Any) -> None:
         try:
             answer = await result
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if interrupted():
+                raise
             self._failed(message, error)
         else:
             self._done(message, answer)
@@ -100,7 +103,7 @@ class Requests:
             self._failed(message, error)
         message.ack()
 
-    def _failed(self, message: Message, error: Exception) -> None:
+    def _failed(self, message: Message, error: BaseException) -> None:
         # What a handler means for the peer it says by raising `RequestFailed`; other texts may hold secrets.
         text = "the handler failed"
         if isinstance(error, RequestFailed):
@@ -108,5 +111,5 @@ class Requests:
         else:
             self._client._report("request handler", error)
         if message.wants_answer:
-            message.fail(text[: limits.MAX_REASON])
+            message.fail(text[: limits.MAX_REASON].encode(errors="replace").decode())
         message.ack()

@@ -175,6 +175,8 @@ class MessageStream:
             self._claimed = True
         self._finish()
         while True:
+            if not self._claimed:  # closed while it waited
+                raise StopAsyncIteration
             self._client._check_stream()
             item = self._client._post.take(self._inbox)
             if item is None:
@@ -197,6 +199,7 @@ class MessageStream:
         if self._claimed:
             self._claimed = False
             self._client._post.release(self._inbox, self._bell)
+        self._bell.wake()
 
     async def aclose(self) -> None:
         """As `close`: for `contextlib.aclosing`."""
@@ -207,6 +210,13 @@ class MessageStream:
             self.close()  # a loop that was left drops its iterator: that is how leaving is noticed
 
 
+def interrupted() -> bool:
+    """Whether a `CancelledError` is meant for the task that is running, and does not just come out of what an
+    application's function has waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class Pump:
     """Hands messages to a handler, one after the other; each is finished when the handler has."""
 
@@ -214,16 +224,27 @@ class Pump:
         self._client, self._inbox, self._handler = client, inbox, handler
         self._busy = False
         self._stopped = False
+        self._next: Pump | None = None  # waits until this one is free
 
     def wake(self) -> None:
         """See `Taker`."""
         if self._busy:
             return
         self._busy = True
-        while not self._stopped and (item := self._client._post.take(self._inbox)) is not None:
+        while (
+            not self._stopped
+            and not self._client._ended
+            and (item := self._client._post.take(self._inbox)) is not None
+        ):
             if isinstance(item, Message) and not self._handle(item):
                 return  # a task goes on from here
         self._busy = False
+        if self._next is not None:
+            self._next._free()
+
+    def _free(self) -> None:
+        self._busy = False
+        self.wake()
 
     def _handle(self, message: Message) -> bool:
         result: Awaitable[Any] | None = None
@@ -231,7 +252,7 @@ class Pump:
             answer = self._handler(message)
             if isinstance(answer, Awaitable):
                 result = answer
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             self._client._report("message handler", error)
         if result is None:
             message.ack()
@@ -242,25 +263,28 @@ class Pump:
     async def _await(self, result: Awaitable[Any], message: Message) -> None:
         try:
             await result
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if interrupted():
+                raise
             self._client._report("message handler", error)
         message.ack()
-        self._busy = False
-        self.wake()
+        self._free()
 
-    def stop(self) -> None:
-        """Take no more."""
+    def stop(self, successor: "Pump | None") -> None:
+        """Take no more. The successor begins when this one is done with its message."""
         self._stopped = True
         self._client._post.release(self._inbox, self)
+        if self._busy and successor is not None:
+            successor._busy, self._next = True, successor
 
 
 class EventStream(Generic[T]):
     """Events from now on: an asynchronous iterator. Ends, after the last one, when the client is closed."""
 
-    def __init__(self, streams: "WeakSet[EventStream[T]]", first: tuple[T, ...] = ()) -> None:
+    def __init__(self, streams: "WeakSet[EventStream[T]]", ended: bool, first: tuple[T, ...] = ()) -> None:
         self._events: deque[T] = deque(first, KEPT_EVENTS)
         self._bell = Bell()
-        self._ended = False
+        self._ended = ended
         self._streams = streams  # weak: a loop that was left drops its stream
         streams.add(self)
 

@@ -131,7 +131,8 @@ class Subscription:
             self._start()
         while not self._items:
             if self._failure is not None:
-                self._client._check_stream()
+                if isinstance(self._failure, ClientClosed):
+                    self._client._check_stream()
                 raise self._failure
             if self._behind:
                 self._behind = False
