@@ -37,6 +37,8 @@ const module = await minify(code, {
     if_return: false,
     unsafe_comps: true, // turns `<` around: what is compared are numbers, without side effects
     inline: 0,
+    lhs_constants: false,
+    unsafe: true,
   },
   sourceMap: { content: map, filename: "duolink.js", url: "duolink.js.map" },
 });

@@ -12,7 +12,7 @@ export function parseAddress(url: string): string {
   try {
     parts = new URL(url);
   } catch {}
-  if (!parts || !/^wss?:$/.test(parts.protocol)) throw impossible("ws:// or wss:// address", url);
+  if (!parts || !/^wss?:$/.test(parts.protocol)) throw impossible("address", url);
   if (parts.username || parts.password || parts.hash || SECRET.test(parts.search)) {
     throw new RangeError("credentials");
   }

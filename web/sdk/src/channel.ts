@@ -3,8 +3,8 @@
 import type { Client } from "./client.js";
 import { CommandTimeout } from "./errors.js";
 import type { ChannelGap } from "./events.js";
-import { compareIds, impossible, isId, utf8Length } from "./protocol/codec.js";
-import { MAX_HISTORY_PAGE, MAX_INTEGER, MAX_KEY, MAX_STATE_NAME } from "./protocol/limits.js";
+import { checkKey, compareIds, impossible, isCount, isId } from "./protocol/codec.js";
+import { MAX_HISTORY_PAGE, MAX_STATE_NAME } from "./protocol/limits.js";
 import { type MessageOf, make, type HistoryPage as Page } from "./protocol/messages.js";
 import type { Position } from "./publication.js";
 import { type Entry, entryOf, type StateSet } from "./state.js";
@@ -82,8 +82,7 @@ export class Channel implements AsyncIterable<Entry | ChannelGap> {
   }
 
   private _key({ key = "" }: PublishOptions): string {
-    if (utf8Length(key) > MAX_KEY) throw impossible("key", key);
-    return key || this._client._newName();
+    return checkKey(key) || this._client._newName();
   }
 
   private _body(value: unknown): { data: unknown; binary: boolean } {
@@ -107,7 +106,7 @@ export class Channel implements AsyncIterable<Entry | ChannelGap> {
   private async _write(name: string, what: object, options: SetOptions): Promise<number> {
     const { expect } = options;
     if (!isId(name, MAX_STATE_NAME)) throw impossible("name", name);
-    if (expect !== undefined && !(Number.isInteger(expect) && expect >= 0 && expect <= MAX_INTEGER)) {
+    if (expect !== undefined && !isCount(expect)) {
       throw impossible("version", expect);
     }
     const message = make("set", {
@@ -136,7 +135,7 @@ export class Channel implements AsyncIterable<Entry | ChannelGap> {
    * an impossible limit. */
   async history(options: HistoryOptions = {}): Promise<HistoryPage> {
     const { limit = 100, since, timeout = COMMAND_TIMEOUT } = options;
-    if (!(limit >= 0 && limit <= MAX_HISTORY_PAGE)) {
+    if (!isCount(limit, MAX_HISTORY_PAGE)) {
       throw impossible("limit", limit);
     }
     const where = since ? { epoch: since.epoch, offset: since.offset } : { last: true };
@@ -150,7 +149,8 @@ export class Channel implements AsyncIterable<Entry | ChannelGap> {
     };
   }
 
-  /** Return who is subscribed. Throws `CommandFailed`, `CommandTimeout`, `ClientClosed`. */
+  /** Return who is subscribed; of very many (thousands) as many as fit into one message. Throws
+   * `CommandFailed`, `CommandTimeout`, `ClientClosed`. */
   async presence({ timeout = COMMAND_TIMEOUT }: CommandOptions = {}): Promise<string[]> {
     const { answer } = await this._client._command(make("presence", { id: 0, channel: this.name }), timeout);
     return [...(answer as MessageOf<"presence_list">).clients].sort(compareIds);

@@ -2,7 +2,7 @@
 
 import { parseAddress } from "./address.js";
 import { Channel, timedOut } from "./channel.js";
-import { Deferred } from "./deferred.js";
+import { Deferred, MAX_TIMER } from "./deferred.js";
 import { Driver, type Token } from "./driver.js";
 import {
   ClientClosed,
@@ -155,7 +155,7 @@ export class Client {
    * owed, say goodbye, and release everything. Throws `Unsettled` when not everything was safe in time.
    * Repeating is harmless. */
   async close(): Promise<void> {
-    this._closing ??= this._leave();
+    this._closing ??= Promise.resolve().then(() => this._leave()); // not within a turn of the driver
     await this._closing;
     if (this._abandoned) throw new Unsettled(this._abandoned);
   }
@@ -168,10 +168,13 @@ export class Client {
 
   private async _leave(): Promise<void> {
     let late = !(this.closeTimeout > 0) || this.state === "idle" || this.state === "connecting";
-    const timer = setTimeout(() => {
-      late = true;
-      this._leaving?.();
-    }, this.closeTimeout * 1000);
+    const timer = setTimeout(
+      () => {
+        late = true;
+        this._leaving?.();
+      },
+      Math.min(this.closeTimeout * 1000, MAX_TIMER),
+    );
     while (!late && !this._allSafe()) {
       await new Promise<void>((resolve) => {
         this._leaving = resolve;
@@ -492,11 +495,7 @@ export class Client {
   /** @internal */
   _tell(event: Event): void {
     for (const listener of [...this._listeners]) {
-      try {
-        listener(event);
-      } catch (error) {
-        this._log("event listener", error);
-      }
+      (async () => listener(event))().catch((error) => this._log("event listener", error));
     }
     for (const stream of this._events) stream._put(event);
   }

@@ -222,6 +222,7 @@ export class Driver implements TransportUser {
     this._timer = setTimeout(() => {
       this._timer = null;
       this._turn();
+      this._user.writable(); // what has expired has made room
     }, late);
   }
 
@@ -311,6 +312,7 @@ export class Driver implements TransportUser {
     this._dialling = null;
     this._openBy = Infinity;
     this._transport = transport;
+    this.session.commands.forget(this); // a refresh: the hello has a fresher token
     this.session.opened(this._freshToken, this.now());
     this._turn();
   }

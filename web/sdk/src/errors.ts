@@ -149,8 +149,4 @@ export class Busy extends DuolinkError {
   override get name(): string {
     return "Busy";
   }
-
-  constructor(message = "read already") {
-    super(message);
-  }
 }

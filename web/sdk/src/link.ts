@@ -1,12 +1,11 @@
 /** A link, as an application sees it: what this client sends to one peer and takes from it. */
 
 import type { Client } from "./client.js";
-import { Deferred } from "./deferred.js";
+import { Deferred, MAX_TIMER } from "./deferred.js";
 import { InvalidData, Lost, RequestTimeout, WindowFull } from "./errors.js";
 import { type Body, Message, Sent } from "./message.js";
-import { impossible, utf8Length } from "./protocol/codec.js";
+import { checkKey } from "./protocol/codec.js";
 import type { PeerState } from "./protocol/codes.js";
-import { MAX_KEY } from "./protocol/limits.js";
 import { keyOf, type LinkEvent, type Link as Machine, type Submission } from "./protocol/link.js";
 import { type LinkMessage, make } from "./protocol/messages.js";
 import { obtain } from "./protocol/obtain.js";
@@ -116,7 +115,7 @@ export class Link implements AsyncIterable<Message> {
     const [name, answer] = requests.begin();
     const late = () => new RequestTimeout(`no answer within ${timeout} s`);
     const stop = answer.expire(timeout, late);
-    const deadline = Math.max(Math.trunc(timeout * 1000), 1);
+    const deadline = Math.trunc(Math.min(Math.max(timeout * 1000, 1), MAX_TIMER));
     try {
       const numbered = this._number(body, { lane, expires: this._expiry(timeout), request: name, deadline });
       const first = await Promise.race([numbered, answer.promise]);
@@ -159,12 +158,11 @@ export class Link implements AsyncIterable<Message> {
   }
 
   private _how({ lane = "messages", expires, collapse = "" }: SendOptions): Submission {
-    if (utf8Length(collapse) > MAX_KEY) throw impossible("key", collapse);
-    return { lane, expires: this._expiry(expires), collapse };
+    return { lane, expires: this._expiry(expires), collapse: checkKey(collapse) };
   }
 
-  private _expiry(seconds: number | undefined): number {
-    return seconds === undefined ? Infinity : this._now() + seconds;
+  private _expiry(seconds = Infinity): number {
+    return seconds < 1e9 ? this._now() + seconds : Infinity; // beyond is for ever: the wire has no such number
   }
 
   private _queue(how: Submission): Waiting[] {
@@ -172,8 +170,8 @@ export class Link implements AsyncIterable<Message> {
   }
 
   private _hasRoom(body: Body, how: Submission, first = false): boolean {
-    if (this._client._congested || (!first && this._queue(how).length)) return false;
-    return this._machine().hasRoom(isBinary(body) ? body.length : body.size, how.lane);
+    const room = this._machine().hasRoom(isBinary(body) ? body.length : body.size, how.lane); // checks the lane
+    return room && !this._client._congested && (first || !this._queue(how).length);
   }
 
   private _number(body: Body, how: Submission): Sent | Promise<Sent> {
@@ -206,7 +204,7 @@ export class Link implements AsyncIterable<Message> {
   /** @internal Answer a request: now, or when there is room. Nobody waits for it here; too many are
    * dropped. */
   _reply(request: string, lane: string, body: Body, failed: boolean): void {
-    if (this._client._ended) return;
+    if (this._client._ended || this.peer === this._client.clientId) return; // to oneself leads no link
     const how = { lane, reply: request, failed };
     const queue = this._queue(how);
     if (this._hasRoom(body, how)) this._submit(body, how);
@@ -295,7 +293,7 @@ export class Link implements AsyncIterable<Message> {
         for (const stream of this._states) stream._put(event.state);
         return client._tell({ ...event, peer: this.peer });
       case "storage_trouble":
-        return client._trouble(event.code, `not stored for ${this.peer} yet`);
+        return client._trouble(event.code, `to ${this.peer}`);
       case "path_failed":
         return client._trouble("path", `${event.path} to ${this.peer}: ${event.reason}`);
     }

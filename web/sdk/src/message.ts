@@ -71,11 +71,11 @@ export class Message<T = unknown> {
   }
 
   /** Finish with it: its sender hears `delivered`. Repeating is harmless. A request that has no answer by
-   * then is answered with a failure. */
+   * then is answered with a failure; not one to a user, which another of his clients may answer. */
   ack(): void {
     if (this._finished) return;
     this._finished = true;
-    if (this.wantsAnswer) this.fail("no_handler");
+    if (this.wantsAnswer && !this.user) this.fail("no_handler");
     this.link._finish(this._raw);
   }
 

@@ -84,7 +84,7 @@ export class Requests {
     const meant = error instanceof RequestFailed;
     if (!meant) this._client._report("request handler", error);
     if (message.wantsAnswer)
-      message.fail((meant ? error.message : "the handler failed").slice(0, MAX_REASON));
+      message.fail(meant ? error.message.slice(0, MAX_REASON).replace(/\p{Cs}/gu, "") : "the handler failed");
     message.ack();
   }
 }

@@ -4,7 +4,7 @@ import type { Client } from "./client.js";
 import { Deferred } from "./deferred.js";
 import { Busy, ClientClosed, CommandFailed } from "./errors.js";
 import type { ChannelGap } from "./events.js";
-import { sizeOf } from "./protocol/codec.js";
+import { impossible, isCount, sizeOf } from "./protocol/codec.js";
 import type { Publication as Wire } from "./protocol/messages.js";
 import type { ChannelEvent, ChannelJoined, PresenceEvent } from "./protocol/subscriptions.js";
 import type { Position } from "./publication.js";
@@ -59,8 +59,8 @@ export class Subscription implements AsyncIterableIterator<Entry | ChannelGap> {
     readonly channel: string,
     { since, presence = false, state = false }: SubscribeOptions,
   ) {
-    if (state && since) {
-      throw new RangeError("state or since");
+    if (since && (state || !isCount(since.offset))) {
+      throw impossible("since", since.offset);
     }
     this._presence = presence;
     this._shared = state ? new SharedState() : null;
@@ -78,7 +78,7 @@ export class Subscription implements AsyncIterableIterator<Entry | ChannelGap> {
   private _start(): void {
     const client = this._client;
     client._checkOpen(true);
-    if (client._subscriptions.has(this.channel)) throw new Busy("subscribed already");
+    if (client._subscriptions.has(this.channel)) throw new Busy();
     this._want(this._queued);
     this._started = true;
     client._subscriptions.set(this.channel, this);
@@ -199,7 +199,7 @@ export class Subscription implements AsyncIterableIterator<Entry | ChannelGap> {
   }
 
   private _published(wire: Wire): void {
-    if (this._behind) return;
+    if (this._behind || !this._standing) return; // or it was said to the one before
     const size = sizeOf(wire.data);
     if (!this._hasRoom(size)) return;
     const { epoch } = this._queued;

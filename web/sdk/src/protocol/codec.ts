@@ -7,7 +7,7 @@
  * `Raw`, the text an application's value had when it was given.
  */
 
-import { MAX_BATCH, MAX_CLIENT_ID, MAX_DEPTH, MAX_MESSAGE } from "./limits.js";
+import { MAX_BATCH, MAX_CLIENT_ID, MAX_DEPTH, MAX_INTEGER, MAX_KEY, MAX_MESSAGE } from "./limits.js";
 import {
   type Carrier,
   Invalid,
@@ -222,6 +222,17 @@ function decodeUtf8(bytes: Uint8Array): string {
 /** Return what to throw at who gives something impossible. */
 export function impossible(what: string, value: unknown): RangeError {
   return new RangeError(`impossible ${what}: ${value}`);
+}
+
+/** Return a key, which may be empty. Throws `RangeError` for what cannot be one. */
+export function checkKey(key: string): string {
+  if (key && !isId(key, MAX_KEY)) throw impossible("key", key);
+  return key;
+}
+
+/** Whether something is a whole number of the wire: 0 … `maximum`. */
+export function isCount(value: unknown, maximum = MAX_INTEGER): boolean {
+  return Number.isInteger(value) && (value as number) >= 0 && (value as number) <= maximum;
 }
 
 /** Whether a name may be a client id or a channel: 1 … `maximum` UTF-8 bytes, no control characters, no

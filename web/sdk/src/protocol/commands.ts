@@ -29,7 +29,7 @@ export class Commands {
 
   /** Remember a command by its id. Throws `RangeError` where `MAX_PENDING` have no answer yet. */
   add(message: Command, context: unknown): void {
-    if (this._pending.size >= MAX_PENDING) throw new RangeError("too many commands");
+    if (this._pending.size >= MAX_PENDING) throw new RangeError();
     this._pending.set(message.id, new Pending(message, context));
   }
 

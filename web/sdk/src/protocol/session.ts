@@ -359,7 +359,7 @@ export class Session {
     const timeout = Math.min(Math.max(heartbeat.timeout / 1000, SHORTEST_BEAT), interval);
     this._heartbeat = new Heartbeat({ interval, timeout, misses: Math.max(heartbeat.misses, 1) }, now);
     this.subscriptions.maximum = limits.subscriptions;
-    this._decoder = limits.message === MAX_MESSAGE ? SERVER : new Decoder(OF_SERVER, limits.message);
+    this._decoder = limits.message <= MAX_MESSAGE ? SERVER : new Decoder(OF_SERVER, limits.message);
     for (const link of this.links.values()) {
       link.adapt(limits.window, limits.window_bytes, welcome.durable);
       link.pathUp(SERVER_PATH, "server", now);
