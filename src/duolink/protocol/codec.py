@@ -56,7 +56,9 @@ class _Head(msgspec.Struct):
 
 # An unterminated string is one, too; possessive, so that no input makes it slow.
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
-_BRACKET: Final = re.compile(rb"[\[\]{}]")
+_OTHERS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_TO_SQUARES: Final = bytes.maketrans(b"{}", b"[]")
+_RUN: Final = re.compile(rb"\[+|\]+|x+")
 _LINE_DEPTH: Final = limits.MAX_DEPTH + 1
 """Nesting of a line: its data, within the message."""
 
@@ -125,6 +127,8 @@ class Decoder:
         return [line(part) for part in payload.split(b"\n")]
 
     def _line(self, line: bytes) -> Any:
+        if len(line) > max(self._maximum, limits.MAX_MESSAGE):
+            return self._too_large(self._named(line))
         if _deeper(line, _LINE_DEPTH):
             return Malformed(ErrorCode.MALFORMED, f"nested deeper than {limits.MAX_DEPTH}")
         try:
@@ -138,6 +142,13 @@ class Decoder:
         if type(message) in CARRIER_TYPES and message.binary:
             return _STRAY_BINARY
         return message
+
+    def _named(self, line: bytes) -> Message | None:
+        """What is too large to be taken, if it can be read at all."""
+        try:
+            return self._decode(line)  # type: ignore[no-any-return]
+        except (msgspec.DecodeError, RecursionError):
+            return None
 
     def _too_large(self, message: Message | None) -> Malformed:
         return Malformed(ErrorCode.TOO_LARGE, f"a message has at most {self._maximum} bytes", message)
@@ -192,12 +203,15 @@ def encode_binary(message: Carrier) -> bytes:
 def depth(text: bytes) -> int:
     """Return how deep the brackets of a JSON text nest, without recursion; strings do not count."""
     deepest = level = 0
-    for bracket in _BRACKET.findall(_STRING.sub(b"", text)):
-        if bracket in b"[{":
-            level += 1
+    brackets = _STRING.sub(b"", text).translate(_TO_SQUARES, _OTHERS)
+    for run in _RUN.findall(brackets.replace(b"[]", b"x")):  # in runs: a loop over all of them takes long
+        if run[0] == _SQUARE:
+            level += len(run)
             deepest = max(deepest, level)
+        elif run[:1] == b"x":
+            deepest = max(deepest, level + 1)
         else:
-            level -= 1
+            level -= len(run)
     return deepest
 
 

@@ -77,6 +77,7 @@ class Channel:
         "pending_bytes",
         "recovery",
         "retention",
+        "spreads",
         "watchers",
     )
 
@@ -97,6 +98,8 @@ class Channel:
         self.pending: list[Line] = []
         self.pending_bytes = 0
         self.fanouts: deque[FanOut] = deque()
+        self.spreads = 0
+        """Ephemeral messages that are being sent to many."""
         self.early: list[Appended] = []
         self.recovery: Recovery | None = None
 

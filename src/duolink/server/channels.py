@@ -5,7 +5,7 @@ of wire, and written to every live subscriber. A subscription that is not live y
 being opened, or it recovers, see `recovery`) is a member without being in `live`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from duolink.engines.base import Answer, Appended, Draft, Failure, Log, Retention, Top
@@ -48,7 +48,11 @@ MAX_PENDING_BYTES: Final = limits.MAX_MESSAGE
 """Bytes of them: two messages of the largest size stay far below `limits.MAX_PAYLOAD`."""
 
 MAX_FANOUTS: Final = 16
-"""Writes to a large channel that may be under way in slices; a publisher who is faster waits for them."""
+"""Writes to a large channel that may be under way in slices; a publisher who is faster waits for them. As
+many ephemeral messages may be; more are dropped."""
+
+TOLD_PER_EFFORT: Final = 64
+"""Connections that are told something for the effort of one change (see `ratelimit.EFFORT_BURST`)."""
 
 PRESENCE_BYTES: Final = limits.MAX_MESSAGE - 1024
 """Bytes of client ids in one `presence_list`; it names the first that fit."""
@@ -117,8 +121,12 @@ class Channels:
         if len(wanted) > maximum:
             connection.error(ErrorCode.LIMIT, f"at most {maximum} channels", id=command)
             return
-        for name in [name for name in session.subscriptions if name not in wanted]:
-            self._remove(session.subscriptions[name])
+        ended = [each for name, each in session.subscriptions.items() if name not in wanted]
+        if not fresh and not connection.afford(self._effort(session, wanted, ended)):
+            connection.exhaust("subscriptions")
+            return
+        for each in ended:
+            self._remove(each)
         if not fresh:
             connection.tell(Subscribing(id=command))
         for position in reversed(wanted.values()):
@@ -135,6 +143,13 @@ class Channels:
                 subscription = self._add(session, position.channel)
             subscription.presence, subscription.state = position.presence, position.state
             self._begin(connection, subscription, position, command, lost=False)
+
+    def _effort(self, session: Session, wanted: Iterable[str], ended: list[Subscription]) -> float:
+        """What a change of subscriptions takes: each is begun or ended, and its watchers are told."""
+        begun = [name for name in wanted if name not in session.subscriptions]
+        changed = [self._channels.get(name) for name in begun] + [each.channel for each in ended]
+        told = sum(len(channel.watchers) for channel in changed if channel is not None)
+        return len(changed) + told / TOLD_PER_EFFORT
 
     def _begin(
         self,
@@ -292,7 +307,9 @@ class Channels:
             connection.error(ErrorCode.FORBIDDEN, "no right to see who is here", id=query.id)
             return
         channel = self._channels.get(query.channel)
-        if channel is None:
+        if channel is not None and not connection.afford(len(channel.members) / TOLD_PER_EFFORT):
+            connection.error(ErrorCode.OVERLOADED, "too many questions", id=query.id, retry_after=1000)
+        elif channel is None:
             connection.tell(PresenceList(channel=query.channel, clients=[], id=query.id))
         else:
             connection.send(self._presence_list(channel, query.id))
@@ -414,7 +431,9 @@ class Channels:
         if not self._may_publish(session, message.channel):
             connection.error(ErrorCode.FORBIDDEN, "no right to publish", channel=message.channel)
             return
-        if channel is None:
+        if channel is None or channel.spreads >= MAX_FANOUTS:
+            return
+        if not connection.afford(len(channel.live) / TOLD_PER_EFFORT):
             return
         message.sender = session.client_id
         message.to = ""
@@ -426,11 +445,15 @@ class Channels:
     def _spread(
         self, channel: Channel, payload: bytes, binary: bool, others: "list[Connection]"
     ) -> Iterator[None]:
-        for connection in others:
-            if connection in channel.live and not connection.full:
-                (connection.send_binary if binary else connection.send)(payload)
-                self._counts.ephemeral_out += 1
-            yield
+        channel.spreads += 1
+        try:
+            for connection in others:
+                if connection in channel.live and not connection.full:
+                    (connection.send_binary if binary else connection.send)(payload)
+                    self._counts.ephemeral_out += 1
+                yield
+        finally:
+            channel.spreads -= 1
 
     # --- fan-out -----------------------------------------------------------------------------
 

@@ -257,7 +257,8 @@ def number(value: float) -> str:
 
 def _is_secret(key: str) -> bool:
     """Tell whether a value of this key must not be repeated in an error."""
-    return key.startswith(("auth.keys", "http.metrics_token")) and not key.endswith((".algorithm", ".kid"))
+    secrets = ("auth.keys", "http.metrics_token", "http.operator_token")
+    return key.startswith(secrets) and not key.endswith((".algorithm", ".kid"))
 
 
 def _bare(type_: Any) -> Any:

@@ -16,7 +16,7 @@ from duolink.protocol.heartbeat import Beat, Heartbeat
 from duolink.protocol.messages import Error, Goodbye, LinkMessage, Message, Ping
 from duolink.server.happenings import Kind
 from duolink.server.nowire import GONE
-from duolink.server.ratelimit import Throttle
+from duolink.server.ratelimit import Effort, Throttle
 from duolink.server.registry import Cause, Session
 from duolink.server.stages import HANDLERS, Stage
 from duolink.server.timers import Timer
@@ -49,6 +49,7 @@ class Connection:
     __slots__ = (
         "_checked",
         "_deadline",
+        "_effort",
         "_errors",
         "_errors_since",
         "_expires",
@@ -141,6 +142,7 @@ class Connection:
         self._soft = self._hard // 4
         self._look = min(CHECK_EVERY, self._soft)
         self._throttle = throttle
+        self._effort: Effort | None = None
         self._errors = 0
         self._errors_since = now
         self._heartbeat: Heartbeat | None = None
@@ -520,6 +522,23 @@ class Connection:
         self._pinged = self.node.clock.monotonic()
         if not self.wire.ping():
             self.tell(Ping())
+
+    def afford(self, effort: float) -> bool:
+        """Whether it may cause so much now (see `ratelimit.EFFORT_BURST`); that is counted then."""
+        now = self.node.now
+        if self._effort is None:
+            self._effort = Effort(now)
+        return self._effort.afford(effort, now)
+
+    def exhaust(self, what: str) -> None:
+        """It causes too much: send it away for a while."""
+        node, text = self.node, f"too many changes of {what}"
+        node.counts.rate_limited += 1
+        node.log.warning(
+            "effort", "a client causes too much", node.now, address=self.peer_address, problem=text
+        )
+        error = Error(code=ErrorCode.OVERLOADED, message=text, retry_after=1000, fatal=True)
+        self.end(CloseCode.OVERLOADED, text, error=error)
 
     # --- rate limits -------------------------------------------------------------------------
 

@@ -272,9 +272,8 @@ class Greeter:
         holder.probed = False
         if lives:
             holder.proven = self._node.now
-        for index, greeting in enumerate(probe.newcomers):
-            if not greeting.alive:
-                continue
+        newcomers = [greeting for greeting in probe.newcomers if greeting.alive]
+        for index, greeting in enumerate(newcomers):
             if lives:
                 self._duplicate(greeting)
             elif index == 0 and self._may_take_over(client_id, holder):
@@ -401,17 +400,32 @@ class Greeter:
                 server=node.name,
             )
         )
-        node.links.arrived(session)
+        try:
+            node.links.arrived(session)
+            self._restore(connection, session, hello, resumed)
+            node.session_opened(session, resumed)
+        finally:
+            self._next(session.client_id)
+
+    def _restore(self, connection: Connection, session: Session, hello: Hello, resumed: bool) -> None:
+        """Have it as it was, or as its hello wants it. The connection may end of what it is told."""
+        node = self._node
         if isinstance(hello.subscriptions, list):
             node.channels.restore(connection, hello.subscriptions)
         elif resumed:
             node.channels.restore(connection, None)
+        if connection.session is not session:
+            return
         if isinstance(hello.watch, list):
             node.watchers.watch_only(connection, hello.watch)
         elif resumed:
             node.watchers.tell_states(connection)
-        node.session_opened(session, resumed)
-        self._next(session.client_id)
+
+    def touch(self, client_id: str) -> None:
+        """Tell the registry that a client is (still) here."""
+        session = self._node.sessions.get(client_id)
+        if session is not None and session.connection is not None:
+            self._registry.present_run(client_id, session.user, session.run, _ignore)
 
     def _heartbeat(self) -> HeartbeatSettings:
         settings = self._node.config.heartbeat
@@ -486,6 +500,10 @@ class Greeter:
         connection.tell(Refreshed(id=message.id, expires=_expires(identity)))
         self._node.channels.rights_changed(session)
         self._node.links.rights_changed(session)
+
+
+def _ignore(_: object) -> None:
+    pass
 
 
 def _expires(identity: Identity) -> int:

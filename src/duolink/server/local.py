@@ -8,7 +8,6 @@ like any other client that is not here.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from duolink.protocol.codec import SERVER
 from duolink.protocol.messages import LinkMessage, Message
 from duolink.server.auth import EVERYTHING, Identity
 from duolink.server.connection import Connection
@@ -70,6 +69,10 @@ class LocalConnection(Connection):
         else:
             HANDLERS[Stage.OPEN][type(message)](self, message)
 
+    def afford(self, effort: float) -> bool:
+        """It may cause what it likes."""
+        return True
+
     def send_binary(self, payload: bytes) -> None:
         """Keep a binary message, in its place."""
         self.send(payload)
@@ -81,6 +84,7 @@ class LocalConnection(Connection):
         self._size = 0
         for line in lines:
             # Only a binary payload has a newline.
-            for message in SERVER.binary(line) if b"\n" in line else SERVER.text(line):
+            decoder = self.node.own_decoder
+            for message in decoder.binary(line) if b"\n" in line else decoder.text(line):
                 if self._deliver is not None:
                     self.node.call_hook("deliver", self._deliver, message)

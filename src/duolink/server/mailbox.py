@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import UNSET, UnsetType
 
 from duolink.engines.base import Failure, Mailbox, Row, Standing, StoreResult, Stream, Verdict
-from duolink.protocol import codec, limits
+from duolink.protocol import limits
 from duolink.protocol.codec import encode, encode_binary
 from duolink.protocol.codes import ErrorCode, LossReason
 from duolink.protocol.messages import Ack, LinkMessage, Probe, Skip, Stored, Wait
@@ -50,7 +50,7 @@ class Mailboxes:
         self._telling = False
         self._asking: set[tuple[Connection, Stream]] = set()  # questions under way
         self._settling: dict[Stream, bool] = {}  # of users, too; whether to ask once more
-        self._turned_away: dict[tuple[Session, Stream], None] = {}  # told to wait, for want of a disk or room
+        self._turned_away: dict[Session, dict[Stream, None]] = {}  # told to wait, for want of a disk or room
 
     def keeps(self, name: str) -> bool:
         """Whether messages for this name are stored, if need be."""
@@ -73,6 +73,7 @@ class Mailboxes:
         if connection.storing >= MAX_UNDER_WAY:
             self._turn_away(connection, session, flow, stream, seq, last, "")
             return
+        again = message.store  # an earlier copy of it has come
         row = self._row(session, flow, message, line, last)
         if len(row.body) > self.node.links.max_message:
             self.node.links.refuse(
@@ -81,7 +82,7 @@ class Mailboxes:
             return
         target = flow.party.connection
         first = flow.first.get(message.lane, seq + 1)
-        handed = message.store and target is not None and flow.opened is target and seq >= first
+        handed = again and target is not None and flow.opened is target and seq >= first
         if not handed:
             flow.first.pop(message.lane, None)
             if target is not None:
@@ -174,7 +175,7 @@ class Mailboxes:
             self._wait(connection, session, stream, row.seq, row.last)
         for delivery in self._deliveries(stream.receiver):
             delivery.settle(stream)
-        if self._turned_away and connection.storing < MAX_UNDER_WAY // 2 and not isinstance(result, Failure):
+        if self._turned_away and not isinstance(result, Failure):
             self.call_back()
 
     def _turn_away(
@@ -192,7 +193,7 @@ class Mailboxes:
         turn up on the disk all the same."""
         if flow is not None:
             self._refuse(flow, session, stream, seq, waits=False)
-        self._turned_away[session, stream] = None
+        self._turned_away.setdefault(session, {})[stream] = None
         self._wait(connection, session, stream, seq, last, code, uncertain)
 
     def _refuse(self, flow: Flow, session: Session, stream: Stream, seq: int, waits: bool = True) -> None:
@@ -221,10 +222,13 @@ class Mailboxes:
 
     def call_back(self) -> None:
         """There is a disk, or room, again: those who were told to wait begin again where they are."""
-        turned_away, self._turned_away = self._turned_away, {}
-        for session, stream in turned_away:
-            if session.connection is not None and session.run == stream.run:
-                self._acknowledge(session.connection, stream, Standing(), want=True)
+        for session in list(self._turned_away):
+            connection = session.connection
+            if connection is not None and connection.storing >= MAX_UNDER_WAY // 2:
+                continue  # for this one there is none yet
+            for stream in self._turned_away.pop(session):
+                if connection is not None and session.run == stream.run:
+                    self._acknowledge(connection, stream, Standing(), want=True)
 
     # --- answers -----------------------------------------------------------------------------
 
@@ -379,7 +383,7 @@ class Mailboxes:
             if connection.session is not session:
                 return  # whoever carries the session now is to ask, and to hear
             if isinstance(standing, Failure):
-                self._turned_away[session, stream] = None
+                self._turned_away.setdefault(session, {})[stream] = None
                 return
             flow.checked[stream.lane] = run
             settled = max(standing.settled, base - 1)
@@ -484,15 +488,15 @@ class Mailboxes:
         self._counts.message_out += 1
         hook = self.node.links.on_message
         if hook is not None and not row.reason:
-            decoded = codec.SERVER.binary(row.body) if row.binary else codec.SERVER.text(row.body)
+            decoder = self.node.own_decoder
+            decoded = decoder.binary(row.body) if row.binary else decoder.text(row.body)
             if type(decoded[0]) is LinkMessage:
                 self.node.call_hook("message", hook, decoded[0], stream.receiver)
 
     def remember(self, session: Session) -> None:
         """A sender's session is over. What its receivers had acknowledged, and it may not have heard, is
         needed if it comes back."""
-        if self._turned_away:
-            self._turned_away = {key: None for key in self._turned_away if key[0] is not session}
+        self._turned_away.pop(session, None)
         if not self.durable or session.left:
             return
         for name, flow in session.flows.items():

@@ -15,10 +15,10 @@ from typing import Any, Final, Protocol
 
 from duolink.engines.base import Engines, Entry
 from duolink.protocol import limits
-from duolink.protocol.codec import CLIENT, Decoder
+from duolink.protocol.codec import CLIENT, SERVER, Decoder
 from duolink.protocol.codes import CloseCode, may_reconnect
 from duolink.protocol.heartbeat import Pace
-from duolink.protocol.messages import FromClient, LinkMessage
+from duolink.protocol.messages import FromClient, FromServer, LinkMessage
 from duolink.server.auth import Authenticator, Identity
 from duolink.server.channel import Channel
 from duolink.server.channels import Channels
@@ -43,6 +43,10 @@ from duolink.server.wire import Wire
 
 TICK: Final = 1.0
 """Longest time (seconds) `now` stays behind while there are connections: heartbeats need no better."""
+
+
+TOUCH_EVERY: Final = 600.0
+"""Seconds between two times the registry is told who is here: a sixth of the least `mailbox.forget_s`."""
 
 
 class EventLog(Protocol):
@@ -92,7 +96,10 @@ class Node:
         heartbeat = config.heartbeat
         self.pace = Pace(heartbeat.interval_s, heartbeat.timeout_s, heartbeat.misses)
         maximum = config.wire.max_message
-        self.decoder = CLIENT if maximum == limits.MAX_MESSAGE else Decoder(FromClient, maximum)
+        usual = maximum == limits.MAX_MESSAGE
+        self.decoder = CLIENT if usual else Decoder(FromClient, maximum)
+        self.own_decoder = SERVER if usual else Decoder(FromServer, maximum)
+        """For what the node has encoded itself."""
         self.draining = False
         self.batching = False
         """Whether a read is being taken, whose end flushes."""
@@ -107,6 +114,7 @@ class Node:
         self._waking = False
         self._tick_running = False
         self._tick = min(TICK, heartbeat.timeout_s / 4)
+        self._touch_at = self.now + TOUCH_EVERY
         self._connections: dict[Connection, None] = {}
         self.timers = Timers()
         self.work = Work(defer)
@@ -293,9 +301,18 @@ class Node:
     def _ticked(self, now: float) -> None:
         self._look_at_storage()
         self.links.timing.sample()
+        if now >= self._touch_at:
+            self._touch_at = now + TOUCH_EVERY
+            self.work.start(self._touch())
         self._tick_running = bool(self._connections)
         if self._tick_running:
             self.timers.at(now + self._tick, self._ticked)
+
+    def _touch(self) -> Iterator[None]:
+        """Say of all who are here that they are: else who stays for long would be forgotten."""
+        for client_id in list(self.sessions.names.after("")):
+            self.greeter.touch(client_id)
+            yield
 
     def _look_at_storage(self) -> None:
         """Notice that the engine cannot store, or can again."""

@@ -18,6 +18,14 @@ more addresses than this does not need the forgotten one's burst."""
 MAX_RETRY_AFTER: Final = 30.0
 """Longest wait (seconds) a refused client is asked for: the cap of its own backoff."""
 
+EFFORT_BURST: Final = 4096.0
+"""What one connection may cause at once by messages that cost more than themselves: a subscription begun or
+ended, a peer watched; and what it tells many others, a 64th for each. About 0.1 s of the node's time; a
+client that comes and wants all it may have causes a tenth of it."""
+
+EFFORT_RATE: Final = 1024.0
+"""The same, per second, for as long as it likes: some percent of the node's time."""
+
 Refusal = Literal["rate", "connections"]
 Level = Literal["connection", "client", "address"]
 
@@ -58,6 +66,22 @@ class Bucket:
             self._level = min(self.burst, self._level + (now - self._updated) * self._rate)
             self._updated = now
         return self._level
+
+
+class Effort(Bucket):
+    """What a connection may still cause: see `EFFORT_BURST`."""
+
+    __slots__ = ()
+
+    def __init__(self, now: float) -> None:
+        super().__init__(EFFORT_RATE, EFFORT_BURST, now)
+
+    def afford(self, amount: float, now: float) -> bool:
+        """Take an amount, if it is there."""
+        if self.level(now) < amount:
+            return False
+        self._level -= amount
+        return True
 
 
 class Throttle:

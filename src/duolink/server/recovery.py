@@ -155,14 +155,15 @@ class Recoveries:
         self._connection: Connection | None = connection
         self._channels = channels
         self._log = log
-        self._queue: deque[_Course] = deque()
+        self._queue: dict[Subscription, _Course] = {}
         self._current: _Course | None = None
         self._running = False
 
     def begin(self, subscription: "Subscription", position: Position, lost: bool) -> None:
         """Bring a subscription from its position to the live stream, after those before it. `lost`: the
         position is not known though there was one."""
-        self._queue.append(_Course(subscription, position, lost))
+        self._queue.pop(subscription, None)
+        self._queue[subscription] = _Course(subscription, position, lost)
         self.run()
 
     def run(self) -> None:
@@ -175,7 +176,7 @@ class Recoveries:
         while self._current is None and self._queue and self._connection is not None:
             if self._connection.full:
                 break  # goes on when it has drained
-            course = self._queue.popleft()
+            course = self._queue.pop(next(iter(self._queue)))
             if course.subscription.active:
                 self._current = course
                 channel = course.subscription.channel
@@ -192,6 +193,7 @@ class Recoveries:
 
     def cancel(self, subscription: "Subscription") -> None:
         """The subscription has ended."""
+        self._queue.pop(subscription, None)
         if self._current is not None and self._current.subscription is subscription:
             self._finish()
 

@@ -115,9 +115,9 @@ class Session:
         self._previous = b""
 
     def rotate(self, secret: str) -> None:
-        """A new secret counts from now on; the one before it until `confirm`: the welcome that tells
-        the new one may be lost."""
-        self._previous, self._secret = self._secret, _digest(secret)
+        """A new secret counts from now on; the one that was last confirmed until the next `confirm`: the
+        welcome that tells the new one may be lost, and the one after it."""
+        self._previous, self._secret = self._previous or self._secret, _digest(secret)
 
     def confirm(self) -> None:
         """The client has shown that it knows the newest secret: the one before it is void."""

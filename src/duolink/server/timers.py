@@ -93,7 +93,8 @@ class Timers:
         """A timer of this heap was cancelled."""
         self._cancelled += 1
         if self._cancelled > _GARBAGE and self._cancelled > len(self._heap) // 2:
-            self._heap = [entry for entry in self._heap if entry[2].action is not None]
+            # In its place: a poll may be going through it.
+            self._heap[:] = [entry for entry in self._heap if entry[2].action is not None]
             heapify(self._heap)
             self._cancelled = 0
 

@@ -19,6 +19,11 @@ WAKE_SLICE: Final = 16
 """Senders told at once that a receiver can take messages again: each may answer with a window."""
 
 
+WATCHED_PER_EFFORT: Final = 16
+"""Peers whose state is told for the effort of one change (see `ratelimit.EFFORT_BURST`): a client that links
+to as many as it may, one after the other, tells the set anew each time."""
+
+
 class Watchers:
     """Tells clients of the peers they watch or wait for."""
 
@@ -30,16 +35,16 @@ class Watchers:
 
     def watch(self, connection: "Connection", watch: Watch) -> None:
         """Take the full set of watched peers, and tell the state of each."""
-        if self._set(connection, watch.clients, watch.id):
+        if self._set(connection, watch.clients, watch.id, charged=True):
             connection.tell(Watching(id=watch.id))
             self.tell_states(connection)
 
     def watch_only(self, connection: "Connection", names: list[str]) -> None:
         """Take the set a hello brought."""
-        if self._set(connection, names, 0):
+        if self._set(connection, names, 0, charged=False):
             self.tell_states(connection)
 
-    def _set(self, connection: "Connection", names: list[str], command: int) -> bool:
+    def _set(self, connection: "Connection", names: list[str], command: int, *, charged: bool) -> bool:
         session = connection.session
         assert session is not None
         wanted = dict.fromkeys(names)
@@ -49,7 +54,12 @@ class Watchers:
         if not all(is_id(name, limits.MAX_CLIENT_ID) for name in wanted):
             connection.error(ErrorCode.MALFORMED, "not the name of a client", id=command)
             return False
-        for name in [name for name in session.watching if name not in wanted]:
+        ended = [name for name in session.watching if name not in wanted]
+        begun = len(wanted) - len(session.watching) + len(ended)
+        if charged and not connection.afford(len(ended) + begun + len(wanted) / WATCHED_PER_EFFORT):
+            connection.exhaust("watched peers")
+            return False
+        for name in ended:
             self._unwatch(session, name)
         for name in wanted:
             party = session.watching[name] = self._parties.make(name)

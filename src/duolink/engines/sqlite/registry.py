@@ -20,7 +20,7 @@ MAX_UNSAVED: Final = 100_000
 and the wall clock alone keeps their numbers increasing."""
 
 SEEN_EVERY: Final = 86_400_000
-"""Milliseconds within which coming back is not worth writing down."""
+"""Milliseconds within which coming back is not worth writing down; less where clients are forgotten soon."""
 
 SWEEP_CLIENTS: Final = 200
 """Clients that one sweep looks at."""
@@ -132,6 +132,7 @@ class SqliteRegistry:
         self._writer, self._reader = writer, reader
         self._clock = clock
         self._clients = Clients(clock)
+        self._fresh_for = SEEN_EVERY
         self._known: OrderedDict[str, Client] = OrderedDict()  # as of some commit, or newer
         self._unsaved: OrderedDict[str, Client] = OrderedDict()
 
@@ -177,6 +178,7 @@ class SqliteRegistry:
     def sweep(self, forget_after: float) -> None:
         """Forget some of the clients not seen for so many seconds. To be called now and then."""
         before = self._clock.wall_ms() - int(forget_after * 1000)
+        self._fresh_for = min(SEEN_EVERY, int(forget_after * 250))
         self._writer.submit(self._clients, Sweep(before), _ignore)
 
     def recovered(self) -> None:
@@ -260,7 +262,7 @@ class SqliteRegistry:
             del self._unsaved[client_id]
 
     def _fresh(self, client: Client) -> bool:
-        return client.seen > self._clock.wall_ms() - SEEN_EVERY
+        return client.seen > self._clock.wall_ms() - self._fresh_for
 
 
 def _newest(one: Client, other: Client) -> Client:

@@ -1,0 +1,237 @@
+"""Each of these fails today."""
+
+import time
+
+import msgspec
+import pytest
+from tests.node_world import Client, World
+from tests.unit.mail_world import flaky, seqs
+from tests.unit.sqlite_world import World as Disk
+
+from duolink.engines.base import MailboxLimits
+from duolink.protocol.codec import CLIENT, encode, encode_binary
+from duolink.protocol.messages import (
+    Ack,
+    Ephemeral,
+    Error,
+    LinkMessage,
+    Ping,
+    Position,
+    PresenceList,
+    PresenceQuery,
+    Publish,
+    Stored,
+    Subscribe,
+    Subscribed,
+    Watch,
+    Welcome,
+)
+from duolink.server.mailbox import MAX_UNDER_WAY
+from duolink.server.settings import Config, Wire
+from duolink.server.timers import Timers
+
+
+def test_a_connection_that_ends_in_its_welcome_locks_nobody_out():
+    world = World(Config(wire=Wire(send_buffer=131_072)))
+    alice, pub = world.client("alice", subscriptions=[Position("room")]), world.client("pub")
+    was, at = alice.welcome, alice.last(Subscribed)
+    alice.cut()
+    for i in range(10):
+        pub.send(Publish(id=i + 1, channel="room", data=msgspec.Raw(b'"' + b"x" * 65_250 + b'"')))
+    slow = Client(world)
+    slow.wire.kernel = False
+    slow.hello(
+        "alice",
+        run=was.run,
+        session=was.session,
+        secret=was.secret,
+        subscriptions=[Position("room", at.epoch, at.offset)],
+    )
+    world.turn()
+    assert slow.closed == 3001
+    slow.cut()
+    world.advance(60)
+    assert world.client("alice").all(Welcome)
+
+
+def test_strangers_cannot_hold_the_loop():
+    began = time.perf_counter()
+    CLIENT.text(b"[" * (1 << 20))
+    assert time.perf_counter() - began < 0.05
+
+
+def test_subscriptions_that_were_dropped_before_they_began_are_forgotten():
+    world = World()
+    alice = world.client("alice")
+    alice.wire.kernel, alice.wire.waiting = False, 300 * 1024
+    for i in range(15):
+        alice.send(Subscribe(id=i + 1, channels=[Position(f"{'ab'[i % 2]}{j}") for j in range(128)]))
+    session, recoveries = alice.user.session, alice.user.recoveries
+    assert session is not None and recoveries is not None
+    assert not alice.closed and len(session.subscriptions) == 128
+    assert len(recoveries._queue) <= 128
+
+
+def test_subscribing_to_others_again_and_again_does_not_hold_the_loop():
+    world = World()
+    eve = world.client("eve")
+    sets = [
+        b'{"type":"subscribe","id":%d,"channels":[%s]}'
+        % (i, b",".join(b'{"channel":"%c%d"}' % (97 + i % 2, j) for j in range(128)))
+        for i in range(1, 360)
+    ]
+    began = time.perf_counter()
+    eve.user.received(b"\n".join(sets), False)
+    assert time.perf_counter() - began < 0.3
+    assert eve.closed == 3005 and eve.all(Error)[-1].code == "overloaded"
+
+
+def test_a_client_that_watches_others_again_and_again_is_sent_away():
+    world = World()
+    eve = world.client("eve")
+    names = [[f"{letter}{j}" for j in range(256)] for letter in "ab"]
+    for i in range(20):
+        eve.send(Watch(id=i + 1, clients=names[i % 2]))
+    assert eve.closed == 3005
+
+
+def test_a_client_may_watch_and_subscribe_one_after_the_other():
+    world = World()
+    alice = world.client("alice")
+    for count in range(1, 257):
+        alice.send(Watch(id=count, clients=[f"peer {j}" for j in range(count)]))
+    for count in range(1, 129):
+        alice.send(Subscribe(id=count, channels=[Position(f"c{j}") for j in range(count)]))
+    session = alice.user.session
+    assert not alice.closed and session is not None and len(session.subscriptions) == 128
+
+
+def test_what_one_client_tells_many_is_bounded():
+    """Ephemeral messages are dropped, questions are refused; both are answered again a little later."""
+    world = World()
+    members = [world.client(f"m{i}", subscriptions=[Position("room")]) for i in range(400)]
+    eve = members[0]
+    for member in members:
+        member.take()
+    for _ in range(1000):
+        eve.send(Ephemeral(channel="room", data=msgspec.Raw(b"1")))
+    world.turn()
+    heard = len(members[-1].all(Ephemeral))
+    assert 600 < heard < 700  # 4096 / (400 / 64)
+    eve.send(PresenceQuery(id=1, channel="room"))
+    assert eve.last(Error).code == "overloaded" and eve.last(Error).retry_after == 1000 and not eve.closed
+    world.advance(2)
+    eve.send(PresenceQuery(id=2, channel="room"))
+    assert eve.last(PresenceList).id == 2
+
+
+@pytest.mark.parametrize(("binary", "size"), [(False, 1), (False, 64_800), (True, 1)])
+def test_a_copy_to_be_stored_of_what_was_handed_over_is_not_handed_over_again(binary, size):
+    world = World(durable=True)
+    bob, alice = world.client("bob"), world.client("alice")
+    for store in (False, True):
+        data = b"x" * size if binary else b'"' + b"x" * size + b'"'
+        message = LinkMessage(
+            to="bob", run=alice.welcome.run, seq=1, base=1, binary=binary, store=store, data=msgspec.Raw(data)
+        )
+        alice.raw(encode_binary(message) if binary else encode(message), binary)
+    assert seqs(bob) == [1]
+
+
+def test_the_program_gets_messages_as_large_as_the_setting_allows():
+    world = World(Config(wire=Wire(max_message=200_000)))
+    got: list[object] = []
+    world.node.local.attach(got.append)
+    alice = world.client("alice")
+    alice.say(1, to="$server", data="x" * 100_000)
+    assert [type(each) for each in got] == [LinkMessage]
+
+
+def test_who_is_here_is_not_forgotten():
+    disk = Disk()
+    disk.limits = MailboxLimits(known_only=True, forget_after=3600.0)
+    disk.restart()
+    world = World(engines=disk.engines, clock=disk)  # type: ignore[arg-type]
+    bob, alice = world.client("bob"), world.client("alice")
+    for _ in range(200):
+        world.advance(20)
+        bob.user.alive()
+        alice.user.alive()
+        disk.turn()
+    bob.cut()
+    alice.take()
+    alice.say(1)
+    world.settle()
+    assert Stored in [type(m) for m in alice.take()]
+
+
+def test_the_old_secret_works_until_the_new_one_was_seen():
+    world = World()
+    alice = world.client("alice")
+    alice.send(Ping())
+    was = alice.welcome
+    alice.cut()
+    for _ in range(3):
+        again = world.client("alice", run=was.run, session=was.session, secret=was.secret)
+        assert again.welcome.resumed
+        again.cut()  # with its welcome
+
+
+def test_a_newcomer_who_gave_up_does_not_make_the_others_wait_again():
+    world = World()
+    world.client("alice")
+    world.advance(10)
+    first, second = Client(world), Client(world)
+    first.hello("alice")
+    second.hello("alice")
+    first.cut()
+    world.advance(3.01)
+    assert second.all(Welcome)
+
+
+def test_only_who_has_room_again_is_called_back():
+    world = World(durable=True)
+    mail = flaky(world)
+    alice, carol = world.client("alice"), world.client("carol")
+    mail.held = []
+    for i in range(MAX_UNDER_WAY):
+        alice.say(i // 16 + 1, to=f"r{i % 16}")
+    alice.say(1, to="bob")
+    alice.take()
+    carol.say(1, to="dave")
+    mail.held.pop()()
+    world.turn()
+    assert not [m for m in alice.take() if type(m) is Ack and m.want]
+
+
+def test_timers_that_are_cleaned_up_during_a_poll():
+    timers = Timers()
+    later = [timers.at(10, lambda now: None) for _ in range(3000)]
+    for _ in range(500):
+        timers.at(1, lambda now: None)
+
+    def clean(now: float) -> None:
+        for timer in later[:2900]:
+            timer.cancel()
+
+    timers.at(0.5, clean)
+    timers.poll(1)
+    assert len(timers) == 100
+
+
+def test_sessions_that_end_together_while_nothing_can_be_stored():
+    def took(count):
+        world = World(durable=True)
+        mail = flaky(world)
+        clients = [world.client(f"c{i}") for i in range(count)]
+        mail.failing = {"store"}
+        for client in clients:
+            client.say(1)
+        for client in clients:
+            client.cut()
+        began = time.perf_counter()
+        world.clock.seconds += 31
+        world.node.poll(world.clock.seconds)
+        return time.perf_counter() - began
+
+    assert took(4000) < 6 * took(1000)
