@@ -17,7 +17,7 @@ import duolink
 from duolink.engines.base import Failure
 from duolink.server.api import clients as clients_of
 from duolink.server.api import messages as messages_of
-from duolink.server.config import ChannelSettings, Config, Mailboxes, Storage
+from duolink.server.config import ChannelSettings, Config, Links, Mailboxes, Storage
 from duolink.server.happenings import KEPT, PER_SECOND, Happenings
 from duolink.server.metrics import DELIVERY_BUCKETS
 from duolink.server.names import Names
@@ -380,6 +380,24 @@ def test_a_key_makes_sending_idempotent(monkeypatch: pytest.MonkeyPatch) -> None
             assert await send("l") == 2
             assert await send("m") == 3, "of more keys than are remembered"
             assert await send("k") == 4, "the oldest is forgotten"
+
+    run(main())
+
+
+def test_a_key_makes_sending_idempotent_though_both_requests_wait_for_room() -> None:
+    async def main() -> None:
+        async with operating(Config(links=Links(window=1))) as operator:
+            await operator.call("POST", "/api/messages", {"to": "bob", "data": "fills the window"})
+            body = {"to": "bob", "data": "pay 100", "key": "k", "timeout_ms": 20_000, "wait": "delivered"}
+            two = [asyncio.create_task(operator.call("POST", "/api/messages", body)) for _ in range(2)]
+            late = await operator.call("POST", "/api/messages", {**body, "timeout_ms": 20})
+            assert late.status == 503
+            got: list[str] = []
+            async with duolink.connect(operator.app.url, client_id="bob") as bob:
+                bob.on_message(lambda message: got.append(message.data))
+                answers = [(await each).json() for each in two]
+            assert got == ["fills the window", "pay 100"]
+            assert [(each["seq"], each["state"]) for each in answers] == [(2, "delivered")] * 2
 
     run(main())
 

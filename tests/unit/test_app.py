@@ -261,8 +261,13 @@ def test_connections_of_an_address_are_bounded_over_all_ports() -> None:
                 assert json.loads((await reader.read())[4:])["code"] == 3005
                 writer.close()
                 await writer.wait_closed()
-                metrics = (await get(app.http_url + "metrics"))[1]
-                assert 'duolink_handshake_refusals_total{reason="connections"} 2.0' in metrics
+                reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
+                writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert (await reader.readline()).startswith(b"HTTP/1.1 429 ")
+                writer.close()
+                await writer.wait_closed()
+            metrics = (await get(app.http_url + "metrics"))[1]
+            assert 'duolink_handshake_refusals_total{reason="connections"} 3.0' in metrics
             async with open_socket(app) as second:
                 assert (await enter(second))["type"] == "welcome"
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route as HTTPRoute
 from tests.conformance.websocket_peer import (
     CLOSE,
@@ -102,6 +102,62 @@ def test_http_10():
             peer = await endpoint.connect()
             peer.send(b"GET /page HTTP/1.0\r\n\r\n")
             assert (await peer.ended()).endswith(b"GET /page http 0")
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"GET /page HTTP/1.1\r\nX: ",
+        get("/page", "POST", "Content-Length: 5\r\n", "he"),
+        get("/page", "POST", "Transfer-Encoding: chunked\r\n", "5\r\nhe"),
+    ],
+    ids=["head", "body", "chunked"],
+)
+def test_a_later_request_that_does_not_go_on_ends_the_connection(begun):
+    """The first head has a deadline of the listener's; uvicorn has none for those after it."""
+
+    async def test():
+        ended: list[bool] = []
+        http = ASGIServer(app(), head_timeout=0.05, body_timeout=0.05)
+        async with serving(http=http, enter=lambda address, headers: lambda: ended.append(True)) as endpoint:
+            peer = await endpoint.connect()
+            peer.send(get("/page"))
+            await peer.response()
+            peer.send(begun)
+            assert await peer.ended() == b""
+            assert http.connections == 0 and ended == [True]
+
+    run(test)
+
+
+def test_a_body_that_goes_on_has_all_the_time_it_needs():
+    async def test():
+        async with serving(http=ASGIServer(app(), body_timeout=0.2)) as endpoint:
+            peer = await endpoint.connect()
+            peer.send(get("/page", "POST", "Content-Length: 30\r\n"))
+            for _ in range(30):
+                await asyncio.sleep(0.02)
+                peer.send(b"x")
+            assert (await peer.response()).body == b"POST /page http 30"
+
+    run(test)
+
+
+def test_a_client_that_does_not_read_its_answer_is_cut_off():
+    async def huge(request: Request) -> Response:
+        return Response(bytes(32 << 20))
+
+    async def test():
+        application: Any = Starlette(routes=[HTTPRoute("/", huge)])
+        http = ASGIServer(application, body_timeout=0.05)
+        ended = asyncio.Event()
+        async with serving(http=http, enter=lambda address, headers: ended.set) as endpoint:
+            peer = await endpoint.connect()
+            peer.send(get("/"))
+            await ended.wait()
+            assert http.connections == 0
 
     run(test)
 

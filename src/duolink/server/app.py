@@ -372,12 +372,17 @@ class App:
         pages = built().routes(config)
         api = self._service.app
         app = make_app(config, registry, self.not_ready, api=api, routes=pages, app=mounted)
-        self._http = ASGIServer(cast(ASGI3Application, app))
+        self._http = ASGIServer(
+            cast(ASGI3Application, app),
+            head_timeout=config.wire.handshake_timeout_s,
+            body_timeout=config.wire.fragment_timeout_s,
+        )
         return Listener(
             routes,
             host=config.listen.host,
             port=config.listen.port,
             http=self._http,
+            enter=self._gate.enter,
             origins=OriginPolicy(frozenset(config.listen.origins), config.development),
             tls=self._tls,
             options=options,

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from email.utils import formatdate
-from typing import Any
 
+import h11
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 KEEP_ALIVE_TIMEOUT = 15
@@ -22,10 +24,19 @@ class ASGIServer:
     one opens a new connection.
     """
 
-    def __init__(self, app: ASGI3Application, *, keep_alive: int = KEEP_ALIVE_TIMEOUT) -> None:
+    def __init__(
+        self,
+        app: ASGI3Application,
+        *,
+        keep_alive: int = KEEP_ALIVE_TIMEOUT,
+        head_timeout: float = 10.0,
+        body_timeout: float = 60.0,
+    ) -> None:
+        self._timeouts = head_timeout, body_timeout
         self._config = Config(
             _refusing_upgrades(app),
             interface="asgi3",
+            http="h11",
             ws="none",
             lifespan="off",
             proxy_headers=False,  # who is trusted to name the client is the application's to decide
@@ -44,12 +55,11 @@ class ASGIServer:
         """How many HTTP connections are open."""
         return len(self._state.connections)
 
-    def protocol(self) -> asyncio.Protocol:
-        """Return the protocol for a new connection; call its `connection_made` and feed what was read."""
+    def protocol(self, ended: Callable[[], None] | None = None) -> asyncio.Protocol:
+        """Return the protocol for a new connection; call its `connection_made` and feed what was read. It
+        calls `ended` at its end."""
         self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
-        make: Any = self._config.http_protocol_class
-        protocol: asyncio.Protocol = make(config=self._config, server_state=self._state, app_state={})
-        return protocol
+        return _Protocol(self._config, self._state, self._timeouts, ended)
 
     def shutdown(self) -> None:
         """Close idle connections now and the others after the response they are at."""
@@ -70,6 +80,69 @@ class ASGIServer:
             connection.transport.abort()
         while self._state.connections:  # noqa: ASYNC110 - the loop tells them in its next turn
             await asyncio.sleep(0)
+
+
+class _Protocol(H11Protocol):
+    """uvicorn's protocol, with what it lacks: deadlines for a request's head, for its body, and for a client
+    that does not read. (Between requests its own `timeout_keep_alive` runs.)"""
+
+    def __init__(
+        self,
+        config: Config,
+        state: ServerState,
+        timeouts: tuple[float, float],
+        ended: Callable[[], None] | None,
+    ) -> None:
+        super().__init__(config=config, server_state=state, app_state={})
+        self._head_timeout, self._body_timeout = timeouts
+        self._ended = ended
+        self._waits_for = ""
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._waits_for == "body":
+            self._wait("", 0.0)  # it goes on
+        self._look()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._look()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._wait("reader", self._body_timeout)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._look()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wait("", 0.0)
+        super().connection_lost(exc)
+        if self._ended is not None:
+            self._ended()
+
+    def _look(self) -> None:
+        if self.flow.write_paused:
+            return
+        if self.conn.their_state is h11.SEND_BODY:
+            self._wait("body", self._body_timeout)
+        elif self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
+            self._wait("head", self._head_timeout)
+        else:
+            self._wait("", 0.0)
+
+    def _wait(self, what: str, seconds: float) -> None:
+        """Let something take so long at most. More of the same does not move the deadline."""
+        if what == self._waits_for:
+            return
+        self._waits_for = what
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if what and not self.transport.is_closing():
+            self._deadline = self.loop.call_later(seconds, self.transport.abort)
 
 
 def _refusing_upgrades(app: ASGI3Application) -> ASGI3Application:

@@ -1,6 +1,7 @@
 """Who gets past the opening handshake: one gate for every port, before a node hears of anyone."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from duolink.server.config import Config
@@ -32,20 +33,35 @@ class Gate:
 
     def admit(self, wire: Wire, make: Make, headers: Headers | None = None) -> WireUser:
         """Return the wire's user, made by `make`. Raises `Refused`, also what `make` raises."""
-        if self._trusted and headers is not None:
-            forwarded = ",".join(headers.all("x-forwarded-for")) or None
-            wire.peer_address = client_address(wire.peer_address, forwarded, self._trusted)
+        wire.peer_address = self._address(wire.peer_address, headers)
         if self._addresses is None:
             return make(wire, None)
-        entry = self._addresses.open(wire.peer_address, self._clock())
-        if isinstance(entry, str):
-            raise Refused(429, _SENTENCES[entry], label=entry, headers=[("Retry-After", "1")])
+        entry = self._open(self._addresses, wire.peer_address)
         try:
             user = make(wire, entry.throttle)
         except BaseException:
             self._addresses.close(entry)
             raise
         return _Counted(user, self._addresses, entry)
+
+    def enter(self, address: str, headers: Headers) -> Callable[[], None] | None:
+        """Let a connection for plain HTTP in; return what is to be called at its end. Raises `Refused`."""
+        if self._addresses is None:
+            return None
+        entry = self._open(self._addresses, self._address(address, headers))
+        return partial(self._addresses.close, entry)
+
+    def _address(self, address: str, headers: Headers | None) -> str:
+        if not self._trusted or headers is None:
+            return address
+        forwarded = ",".join(headers.all("x-forwarded-for")) or None
+        return client_address(address, forwarded, self._trusted)
+
+    def _open(self, addresses: Addresses, address: str) -> Address:
+        entry = addresses.open(address, self._clock())
+        if isinstance(entry, str):
+            raise Refused(429, _SENTENCES[entry], label=entry, headers=[("Retry-After", "1")])
+        return entry
 
 
 class _Counted:

@@ -19,7 +19,7 @@ from typing import Any, Protocol, cast
 import aiofastnet
 
 from duolink.server.acceptor import Acceptor
-from duolink.server.handshake import HeadReader, OriginPolicy, Refused, Upgrade, judge
+from duolink.server.handshake import Headers, HeadReader, OriginPolicy, Refused, Upgrade, judge
 from duolink.server.linger import Linger
 from duolink.server.options import ListenerOptions
 from duolink.server.websocket import WebSocketWire, WireContext
@@ -33,6 +33,10 @@ megabyte per connection."""
 
 Admit = Callable[[str], float | None]
 """Called with a peer's address at accept: None admits, a number refuses with 503 and Retry-After."""
+
+Enter = Callable[[str, Headers], Callable[[], None] | None]
+"""Called for a connection that turns out to be plain HTTP, with the address and the first request's headers:
+returns what to call at its end, or raises `Refused`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +60,8 @@ class HTTPServer(Protocol):
         """How many connections are open."""
         ...
 
-    def protocol(self) -> asyncio.Protocol:
-        """Return the protocol for one more connection."""
+    def protocol(self, ended: Callable[[], None] | None) -> asyncio.Protocol:
+        """Return the protocol for one more connection, which calls `ended` at its end."""
         ...
 
     async def close(self, grace: float) -> None:
@@ -89,6 +93,7 @@ class Listener:
         tls: ssl.SSLContext | None = None,
         options: ListenerOptions | None = None,
         admit: Admit | None = None,
+        enter: Enter | None = None,
         trusts: Callable[[str], bool] = lambda address: False,
         elsewhere: Callable[[], int] = lambda: 0,
         count: Count = _count_nothing,
@@ -103,6 +108,7 @@ class Listener:
         self._origins = origins or OriginPolicy()
         self._tls = tls
         self._admit = admit
+        self._enter = enter
         self._trusts = trusts
         self._elsewhere = elsewhere
         self.count = count
@@ -225,8 +231,9 @@ class Listener:
         if not isinstance(asked, Upgrade):
             if self._http is None:
                 raise Refused(404, "nothing here but WebSockets", label="no_http")
+            ended = self._enter(handshake.address, asked.headers) if self._enter is not None else None
             self._handshakes.discard(handshake)
-            protocol = self._http.protocol()
+            protocol = self._http.protocol(ended)
             transport.set_protocol(protocol)
             protocol.connection_made(transport)
             protocol.data_received(head + rest)

@@ -34,6 +34,7 @@ class Messages:
         self._clock = backend.node.clock
         self._client = client
         self._keys: OrderedDict[tuple[str, str], tuple[float, Sent]] = OrderedDict()
+        self._under_way: dict[tuple[str, str], asyncio.Future[None]] = {}  # keys whose message waits for room
 
     async def send(self, asked: Ask) -> Response:
         """Send one, and tell what has become of it when that is known, or when time is up."""
@@ -41,14 +42,36 @@ class Messages:
         if not (codec.is_client_id(body.to) or codec.is_user(body.to)):
             raise HTTPException(400, "to: neither a client id nor `@` and a user")
         deadline = asyncio.get_running_loop().time() + body.timeout_ms / 1000
-        sent = self._known(body)
-        if sent is None:
-            sent = await self._submit(body, deadline)
+        sent = await self._submit_once(body, deadline)
         if body.wait != "sent":
             await _wait(sent, body.wait, deadline)
         return _answer(body, sent)
 
-    def _known(self, body: doc.Send) -> Sent | None:
+    async def _submit_once(self, body: doc.Send, deadline: float) -> Sent:
+        """Submit it, unless its key has been: of requests with one key that wait for room together, the
+        others wait for the first."""
+        if body.key is msgspec.UNSET:
+            return await self._submit(body, deadline)
+        key, loop = (body.to, body.key), asyncio.get_running_loop()
+        while (sent := self._known(key)) is None:
+            first = self._under_way.get(key)
+            if first is None:
+                break
+            await asyncio.wait([first], timeout=max(deadline - loop.time(), 0.0))
+            if not first.done():
+                raise _no_room()
+        else:
+            return sent
+        ended = self._under_way[key] = loop.create_future()
+        try:
+            sent = await self._submit(body, deadline)
+            self._keys[key] = self._clock.monotonic(), sent
+            return sent
+        finally:
+            del self._under_way[key]
+            ended.set_result(None)
+
+    def _known(self, key: tuple[str, str]) -> Sent | None:
         """The message that was sent with this key before."""
         now = self._clock.monotonic()
         while self._keys:
@@ -56,9 +79,7 @@ class Messages:
             if now - when < KEY_LIFE and len(self._keys) <= MAX_KEYS:
                 break
             self._keys.popitem(last=False)
-        if body.key is msgspec.UNSET:
-            return None
-        found = self._keys.get((body.to, body.key))
+        found = self._keys.get(key)
         return found[1] if found is not None else None
 
     async def _submit(self, body: doc.Send, deadline: float) -> Sent:
@@ -77,15 +98,14 @@ class Messages:
             async with asyncio.timeout_at(deadline):
                 sent = await link.send(data, expires=min(ttl, MAX_TTL), collapse=collapse)
         except TimeoutError:
-            raise HTTPException(
-                503, "its receiver has too many unsettled messages already", {"retry-after": "1"}
-            ) from None
+            raise _no_room() from None
         except codec.DataError as error:
             raise HTTPException(400, f"data: {error}") from None
-        if body.key is not msgspec.UNSET:
-            # Two requests with one key may have waited for room together: the first that got some counts.
-            _, sent = self._keys.setdefault((body.to, body.key), (self._clock.monotonic(), sent))
         return sent
+
+
+def _no_room() -> HTTPException:
+    return HTTPException(503, "its receiver has too many unsettled messages already", {"retry-after": "1"})
 
 
 async def _wait(sent: Sent, until: Literal["stored", "delivered"], deadline: float) -> None:
