@@ -9,6 +9,7 @@ import pty
 import sys
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -180,6 +181,38 @@ def test_send_stops_at_a_line_that_is_no_json(typist: Typist, serve: Any) -> Non
     result = invoke(send, "alice", "bob", "--json")
     assert result.exit_code == 2 and "line 2" in result.stderr
     assert json.loads(result.stdout) == {"delivered": 1, "stored": 0, "lost": 0}
+
+
+def test_an_input_that_cannot_be_read_is_an_error_and_no_end(serve: Any, monkeypatch: Patch) -> None:
+    serve(Script(acknowledge))
+    monkeypatch.setattr(terminal, "STDIN", 99_999)
+    result = invoke(send, "alice", "bob")
+    assert result.exit_code == 2 and "standard input cannot be read: Bad file descriptor" in result.stderr
+    result = invoke(chat, "alice", "bob")
+    assert result.exit_code == 2 and "standard input cannot be read" in result.stderr
+
+
+def test_an_output_that_cannot_be_written_is_one_line(serve: Any, monkeypatch: Patch) -> None:
+    def refuse(line: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    serve(Script(acknowledge))
+    monkeypatch.setattr(terminal, "forget_output", lambda: None)
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.buffer", SimpleNamespace(write=refuse))
+    result = invoke(send, "alice", "bob")
+    assert result.exit_code == 1 and "standard output cannot be written" in result.stderr
+
+
+def test_a_token_that_cannot_travel_is_a_usage_error(serve: Any) -> None:
+    serve(FakeServer())
+    result = invoke(listen, "bob", "--token", "a\udcff")
+    assert result.exit_code == 2 and "a token is ASCII" in result.stderr
+
+
+def test_data_that_is_no_text_is_refused(serve: Any) -> None:
+    serve(FakeServer())
+    result = invoke(publish, "room", "--data", "\udcff")
+    assert result.exit_code == 2 and "not UTF-8" in result.stderr
 
 
 def test_send_without_room(typist: Typist, serve: Any) -> None:

@@ -168,6 +168,7 @@ def test_good_settings_are_good(directory: Path) -> None:
         (["--set", "heartbeat.interval=3"], "interval_s"),
         (["--set", "heartbeat"], "KEY=VALUE"),
         (["--set", "heartbeat=3"], "KEY=VALUE"),
+        (["--set", "channels.x.history_count=5"], "DUOLINK_CHANNELS"),
         (["--config", "nowhere.toml"], "nowhere.toml"),
         (["--origin", "example.org"], "is not an origin"),
         (["--tls-certificate", "nowhere.pem"], "listen.tls_key"),
@@ -318,6 +319,8 @@ def test_a_room_ticket(tmp_path: Path) -> None:
         (["--key", SECRET, "--user", "a", "--expires", "99999d"], "expected for example"),
         (["--key", SECRET, "--user", "a", "--link", "*b"], "not a pattern"),
         (["--key-file", "/nowhere/key", "--user", "a"], "cannot be read"),
+        (["--key", SECRET, "--user", ""], "cannot be a name"),
+        (["--key", SECRET, "--user", "a:b"], "needs --client"),
     ],
 )
 def test_what_makes_no_token_is_a_usage_error(arguments: list[str], complaint: str) -> None:

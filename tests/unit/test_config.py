@@ -219,6 +219,7 @@ def test_channels_may_be_given_as_an_object():
 def test_errors_never_repeat_a_secret():
     for value in (f'"{SECRET}"', f'["{SECRET}"]', f'[{{"algorithm": "HS256", "key": ["{SECRET}"]}}]'):
         assert SECRET not in refused(overrides={"auth.keys": value})
+    assert "short" not in refused(environ={"DUOLINK_HTTP_OPERATOR_TOKEN": "short"})
     config = load(environ={**KEYS, "DUOLINK_HTTP_METRICS_TOKEN": SECRET})
     assert SECRET not in repr(config)
     assert config.http == Http(metrics_token=SECRET)

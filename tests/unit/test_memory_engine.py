@@ -152,3 +152,17 @@ def test_a_log_is_forgotten_when_the_last_name_is_deleted():
     write(deleted=True)
     assert others(5) == 1
     assert listed() == ["other4"]
+
+
+def test_logs_are_forgotten_a_few_at_a_time(monkeypatch):
+    """Or one look at all that clients have named would hold everybody up."""
+    monkeypatch.setattr(memory, "SWEEP_LOGS", 3)
+    clock, engines = make()
+    for number in range(10):
+        engines.log.top(f"name{number}", lambda _: None)
+    clock.seconds += memory.LOG_LIFE + 1
+    left = []
+    for _ in range(4):
+        engines.log.top("name0", lambda _: None)
+        left.append(len(engines.log))
+    assert left == [7, 4, 1, 1]

@@ -1,6 +1,9 @@
 """Each of these fails today."""
 
 import time
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -8,24 +11,29 @@ from tests.node_world import Client, World
 from tests.unit.mail_world import flaky, seqs
 from tests.unit.sqlite_world import World as Disk
 
-from duolink.engines.base import MailboxLimits
+from duolink.engines.base import Failure, MailboxLimits, Page, Top
 from duolink.protocol.codec import CLIENT, encode, encode_binary
 from duolink.protocol.messages import (
     Ack,
     Ephemeral,
     Error,
+    History,
+    HistoryPage,
     LinkMessage,
     Ping,
     Position,
     PresenceList,
     PresenceQuery,
     Publish,
+    Refresh,
+    Refreshed,
     Stored,
     Subscribe,
     Subscribed,
     Watch,
     Welcome,
 )
+from duolink.server.auth import OpenAuthenticator, UnknownKey
 from duolink.server.mailbox import MAX_UNDER_WAY
 from duolink.server.settings import Config, Wire
 from duolink.server.timers import Timers
@@ -235,3 +243,50 @@ def test_sessions_that_end_together_while_nothing_can_be_stored():
         return time.perf_counter() - began
 
     assert took(4000) < 6 * took(1000)
+
+
+def test_one_connection_reads_two_pages_of_history_at_once():
+    """What everybody else reads stands behind them."""
+    world = World()
+    alice = world.client("alice")
+    reads: list = []
+    world.node.histories._log = SimpleNamespace(
+        read=lambda *parts: reads.append(parts[-1]), top=lambda name, done: reads.append(done)
+    )
+    for number in range(1, 6):
+        alice.send(History(id=number, channel="room", limit=5, epoch="e", offset=1))
+    assert len(reads) == 2
+    reads.pop(0)(Page(Top("e", 9)))
+    world.turn()
+    assert len(reads) == 2 and alice.last(HistoryPage).id == 1
+    reads.pop(0)(Failure("the disk fails"))
+    reads.pop(0)(Page(Top("e", 9)))
+    world.turn()
+    assert len(reads) == 2 and [page.id for page in alice.all(HistoryPage)] == [1, 3]
+    alice.cut()
+    while reads:
+        reads.pop(0)(Page(Top("e", 9)))
+    assert not world.node.histories._reads and not world.node.histories._waiting
+
+
+def test_one_refresh_of_a_connection_waits_for_its_key():
+    fetched: Future[None] = Future()
+    known = False
+
+    class Keys(OpenAuthenticator):
+        def authenticate(self, token: str | None, now: float) -> Any:
+            if token and not known:
+                raise UnknownKey(fetched)  # type: ignore[arg-type]
+            return super().authenticate(None, now)
+
+    world = World(authenticator=Keys())
+    alice = world.client("alice")
+    for number in (1, 2, 3):
+        alice.send(Refresh(id=number, token="t"))
+    assert [(each.id, each.code) for each in alice.all(Error)] == [(2, "overloaded"), (3, "overloaded")]
+    known = True
+    fetched.set_result(None)
+    world.turn()
+    assert alice.last(Refreshed).id == 1
+    alice.send(Refresh(id=4, token="t"))
+    assert alice.last(Refreshed).id == 4

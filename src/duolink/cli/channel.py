@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator
@@ -105,7 +106,7 @@ async def _publish(connected: Client, name: str, data: tuple[str, ...], as_json:
 async def _lines(data: tuple[str, ...]) -> AsyncIterator[bytes]:
     if data:
         for text in data:
-            yield text.encode()
+            yield os.fsencode(text)  # as it was given: what is no text is refused like any other line
     else:
         async for line in Lines():
             yield line

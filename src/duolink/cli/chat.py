@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 import click
 
 from duolink.cli.options import EXIT_LOST, EXIT_SAFE, EXIT_USAGE, Failed, connection_options
-from duolink.cli.terminal import Lines, checked, emit, run, say, until_stopped, value_of
+from duolink.cli.terminal import Lines, checked, emit, printable, run, say, until_stopped, value_of
 from duolink.client.client import Client, connect
 from duolink.client.errors import ClientClosed, InvalidData, Lost, Unsettled
 from duolink.client.events import Event, MessagesLost, PeerChanged, State, StateChanged
@@ -72,6 +72,9 @@ async def _chat(client: Client, other: str) -> int:
     except Unsettled as error:
         say(str(error))
         return EXIT_LOST
+    except InvalidData as error:
+        say(str(error))
+        return EXIT_USAGE
     finally:
         await talk.finish()
     return EXIT_SAFE
@@ -95,7 +98,7 @@ class Talk:
         """Talk until standard input ends or the command is interrupted."""
         self._link = checked(lambda: self.client.link(self.other))
         screen: Any = None
-        if sys.stdin.isatty() and sys.stdout.isatty():
+        if sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
             from duolink.cli.screen import Screen
 
             screen = Screen(self.enter, self._typing, self._ended.set)
@@ -131,6 +134,8 @@ class Talk:
                 joining.cancel()
             if sending.done():
                 sending.result()
+            if ending.done():
+                ending.result()  # raises what ended the input before its end
         finally:
             sending.cancel()
             ending.cancel()
@@ -237,7 +242,8 @@ class PlainFace:
         say(text)
 
     def heard(self, who: str, text: str) -> None:
-        emit(f"{who}: {text}".encode("utf-8", "replace"))
+        line = f"{who}: {text}"
+        emit((printable(line) if sys.stdout.isatty() else line).encode("utf-8", "replace"))
 
     def said(self, text: str) -> None:
         return None

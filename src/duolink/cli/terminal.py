@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from duolink.cli.options import EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE, Failed
+from duolink.cli.options import EXIT_LOST, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE, Failed
 from duolink.client.client import Client, connect
 from duolink.client.errors import ClientClosed, InvalidData, JournalError, Refused, Unreachable
 from duolink.client.events import Event, State, StateChanged
@@ -42,15 +42,17 @@ def run(work: Coroutine[Any, Any, int]) -> None:
     except ClientClosed as error:
         raise Failed(str(error), EXIT_UNREACHABLE) from None
     except BrokenPipeError:
-        # Whoever read standard output has gone; do not complain again when it is closed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        forget_output()  # whoever read it has gone
         raise SystemExit(1) from None
     raise SystemExit(code)
 
 
 def client(url: str, name: str, token: str | None, journal: str | None = None) -> Client:
-    """Return a client that tells of its states on standard error. Ends the command for an impossible name."""
+    """Return a client that tells of its states on standard error. Ends the command for an impossible name or
+    token."""
     try:
+        if token is not None and not token.isascii():
+            raise ValueError("a token is ASCII")
         made = connect(url, client_id=name, token=token, journal=journal)
     except ValueError as error:
         raise Failed(str(error), EXIT_USAGE) from None
@@ -127,12 +129,12 @@ class Lines:
     """The lines of standard input, without their ends: an asynchronous iterator of bytes.
 
     A daemon thread reads, since a file cannot be waited for otherwise; it reads ahead a little.
-    Raises `InvalidData` for a line that is too long.
+    Raises `InvalidData` for a line that is too long, and where the input cannot be read.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._pieces: asyncio.Queue[bytes] = asyncio.Queue()
+        self._pieces: asyncio.Queue[bytes | OSError] = asyncio.Queue()
         self._room = threading.Semaphore(AHEAD)
         self._rest = b""
         self._lines: list[bytes] = []
@@ -140,13 +142,13 @@ class Lines:
         threading.Thread(target=self._read, args=(STDIN,), name="stdin", daemon=True).start()
 
     def _read(self, descriptor: int) -> None:
-        piece = b"?"
-        while piece:
+        piece: bytes | OSError = b"?"
+        while piece and isinstance(piece, bytes):
             self._room.acquire()
             try:
                 piece = os.read(descriptor, READ)
-            except OSError:
-                piece = b""
+            except OSError as error:
+                piece = error
             try:
                 self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
             except RuntimeError:  # the loop is closed: nobody wants it any more
@@ -161,6 +163,8 @@ class Lines:
                 raise StopAsyncIteration
             piece = await self._pieces.get()
             self._room.release()
+            if isinstance(piece, OSError):
+                raise InvalidData(f"standard input cannot be read: {piece.strerror}")
             if not piece:
                 self._ended = True
                 if self._rest:
@@ -184,9 +188,21 @@ def value_of(line: bytes, as_json: bool) -> Any:
 
 
 def emit(line: bytes) -> None:
-    """Write a line of data to standard output, at once. Raises `BrokenPipeError`."""
-    sys.stdout.buffer.write(line + b"\n")
-    sys.stdout.buffer.flush()
+    """Write a line of data to standard output, at once. Raises `BrokenPipeError`; ends the command where it
+    cannot be written for another reason."""
+    try:
+        sys.stdout.buffer.write(line + b"\n")
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        forget_output()
+        raise Failed(f"standard output cannot be written: {error.strerror}", EXIT_LOST) from None
+
+
+def forget_output() -> None:
+    """Do not complain again when standard output is closed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def json_line(head: dict[str, Any], raw: bytes, binary: bool) -> bytes:

@@ -7,6 +7,8 @@ from typing import Any, Final, cast
 
 import click
 
+from duolink.protocol import codec, limits
+
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)")
 _UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _LONGEST: Final = 10 * 365 * 86_400.0
@@ -75,6 +77,11 @@ def token(
         raise click.UsageError("Exactly one of --key-file and --key is needed.")
     if user is None and room is None:
         raise click.UsageError("--user (or --room, for a ticket of /connect) is needed.")
+    for claim, name in (("--user", user), ("--room", room), ("--client", client)):
+        if name is not None and not codec.is_id(name.removesuffix("*") or name, limits.MAX_CLIENT_ID):
+            raise click.UsageError(f"{claim}: {name!r} cannot be a name.")
+    if user is not None and ":" in user and client is None:
+        raise click.UsageError("A user with a `:` in its name needs --client, to keep users apart.")
     for pattern in (*channels, *links, client or "x"):
         if not pattern or "*" in pattern[:-1]:
             raise click.UsageError(f"{pattern!r} is not a pattern; a name may have a * at its end only.")

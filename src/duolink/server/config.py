@@ -181,6 +181,9 @@ def _from_text(source: str, shown: str, key: str, text: str) -> _Found:
     if not name:
         type_ = _SECTIONS[section]
     else:
+        if get_origin(_bare(_SECTIONS[section])) is dict:
+            elsewhere = f"write it into the configuration file, or set DUOLINK_{section.upper()} to JSON"
+            raise ConfigError(key, f"cannot be set by itself; {elsewhere}", where)
         _known(name, _fields(_SECTIONS[section]), key, where)
         type_ = _fields(_SECTIONS[section])[name]
     container = get_origin(_bare(type_)) in (list, dict)

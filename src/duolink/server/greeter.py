@@ -87,6 +87,7 @@ class Greeter:
         self._busy: dict[str, deque[Greeting]] = {}
         self._probes: dict[str, _Probe] = {}
         self._throttles: OrderedDict[str, Throttle] = OrderedDict()
+        self._refreshing: set[Connection] = set()  # those with a token that waits for its key
 
     def __len__(self) -> int:
         """How many client ids have hellos under way."""
@@ -484,7 +485,7 @@ class Greeter:
             )
         except AuthenticationError as error:
             if patient and isinstance(error, UnknownKey):
-                error.fetched.add_done_callback(lambda _: self.refresh(connection, message, patient=False))
+                self._refresh_later(connection, message, error)
                 return
             connection.error(ErrorCode.UNAUTHORIZED, error.message, id=message.id)
             return
@@ -500,6 +501,21 @@ class Greeter:
         connection.tell(Refreshed(id=message.id, expires=_expires(identity)))
         self._node.channels.rights_changed(session)
         self._node.links.rights_changed(session)
+
+    def _refresh_later(self, connection: Connection, message: Refresh, unknown: UnknownKey) -> None:
+        """Its key is being fetched: that of one refresh for each connection."""
+        if connection in self._refreshing:
+            connection.error(
+                ErrorCode.OVERLOADED, "another one waits for its key", id=message.id, retry_after=1000
+            )
+            return
+        self._refreshing.add(connection)
+
+        def fetched(_: object) -> None:
+            self._refreshing.discard(connection)
+            self.refresh(connection, message, patient=False)
+
+        unknown.fetched.add_done_callback(fetched)
 
 
 def _ignore(_: object) -> None:

@@ -1,5 +1,8 @@
 """The `history` command: pages of a channel's log."""
 
+from collections import Counter, deque
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from duolink.engines.base import Failure, Log, Page, Top
@@ -18,12 +21,19 @@ PAGE_BYTES: Final = 256 * 1024
 """Bytes of one answer; one publication always fits. The rest is another question."""
 
 
+MAX_READS: Final = 2
+"""Pages read at once for one connection; its others wait for them. A page may be 16 MB in the log, and what
+everybody else reads stands behind it."""
+
+
 class Histories:
     """Answers `history`. The answer is dropped when its connection no longer carries the session."""
 
     def __init__(self, node: "Node", log: Log) -> None:
         self._node = node
         self._log = log
+        self._reads: Counter[Connection] = Counter()
+        self._waiting: dict[Connection, deque[Callable[[], None]]] = {}
 
     def ask(self, connection: "Connection", query: History) -> None:
         """Read a page, and answer when it comes."""
@@ -46,6 +56,7 @@ class Histories:
             connection.in_flight -= 1
             if connection.session is session:
                 self._answer(connection, query, page)
+            self._read_on(connection)
 
         def from_top(top: Top | Failure) -> None:
             if isinstance(top, Failure):
@@ -55,9 +66,28 @@ class Histories:
             self._log.read(name, top.epoch, after, query.limit, answer)
 
         if query.last and not query.offset:
-            self._log.top(name, from_top)
+            read = partial(self._log.top, name, from_top)
         else:
-            self._log.read(name, query.epoch, query.offset, query.limit, answer)
+            read = partial(self._log.read, name, query.epoch, query.offset, query.limit, answer)
+        if self._reads[connection] >= MAX_READS:
+            self._waiting.setdefault(connection, deque()).append(read)
+        else:
+            self._reads[connection] += 1
+            read()
+
+    def _read_on(self, connection: "Connection") -> None:
+        """A read has ended: begin the next, if somebody is there to hear of it."""
+        waiting = self._waiting.get(connection)
+        if waiting and connection.session is not None:
+            read = waiting.popleft()
+            if not waiting:
+                del self._waiting[connection]
+            read()
+            return
+        self._waiting.pop(connection, None)
+        self._reads[connection] -= 1
+        if not self._reads[connection]:
+            del self._reads[connection]
 
     def _answer(self, connection: "Connection", query: History, page: Page | Failure) -> None:
         if isinstance(page, Failure):

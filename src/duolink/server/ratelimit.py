@@ -23,7 +23,7 @@ EFFORT_BURST: Final = 4096.0
 ended, a peer watched; and what it tells many others, a 64th for each. About 0.1 s of the node's time; a
 client that comes and wants all it may have causes a tenth of it."""
 
-EFFORT_RATE: Final = 1024.0
+EFFORT_RATE: Final = 512.0
 """The same, per second, for as long as it likes: some percent of the node's time."""
 
 Refusal = Literal["rate", "connections"]
