@@ -46,7 +46,7 @@ TICK: Final = 1.0
 
 
 TOUCH_EVERY: Final = 600.0
-"""Seconds between two times the registry is told who is here: a sixth of the least `mailbox.forget_s`."""
+"""Seconds between two times the registry is told who is here: a sixth of the least `mailboxes.forget_s`."""
 
 
 class EventLog(Protocol):
