@@ -82,7 +82,7 @@ class Database:
         finds it again."""
         if self._look() != self._files:
             raise DatabaseError(
-                f"{self.path} or its log was removed or replaced: put it back, or restart the server"
+                "the database file or its log was removed or replaced: put it back, or restart the server"
             )
 
     def _look(self) -> tuple[tuple[int, int], ...]:
