@@ -1,4 +1,5 @@
-/** Builds `dist/`: one minified module, and the types beside it. Fails when the module is larger than promised. */
+/** Builds `dist/`: one minified module, and the types beside it. With `--strict` it fails when the module is larger than
+ * promised: not where somebody builds it to use it, since what gzip makes differs by some bytes from machine to machine. */
 
 import { execFileSync } from "node:child_process";
 import { rmSync, writeFileSync } from "node:fs";
@@ -52,5 +53,5 @@ const brotli = brotliCompressSync(module.code).length;
 console.log(`dist/duolink.js: ${module.code.length} bytes, ${size} gzipped, ${brotli} with brotli`);
 if (size > MOST) {
   console.error(`more than ${MOST} bytes`);
-  process.exit(1);
+  if (process.argv.includes("--strict")) process.exit(1);
 }

@@ -3,6 +3,8 @@
  * Architecture Blog, 2015).
  */
 
+import { impossible } from "./codec.js";
+
 /** Delays before reconnect attempts: `random × min(cap, initial × factorⁿ)`, n = 0, 1, 2 … */
 export class Backoff {
   attempts = 0;
@@ -13,7 +15,7 @@ export class Backoff {
     readonly cap = 30,
   ) {
     if (!(initial > 0 && initial <= cap && factor >= 1)) {
-      throw new RangeError("impossible backoff");
+      throw impossible("backoff", initial);
     }
   }
 
