@@ -231,7 +231,7 @@ def test_send_without_room(typist: Typist, serve: Any) -> None:
 def test_send_tells_that_it_waits_itself_for_who_is_away(
     typist: Typist, serve: Any, monkeypatch: Patch, here: bool, durable: bool, told: bool
 ) -> None:
-    monkeypatch.setattr("duolink.cli.transfer.SILENCE", 0.02)
+    monkeypatch.setattr("duolink.cli.transfer.SILENCE", 0.3)
     server = Script()
     if here:
         server.clients["bob"] = None  # type: ignore[assignment]
@@ -246,7 +246,7 @@ def test_send_tells_that_it_waits_itself_for_who_is_away(
     serve(server)
     typist.type(b"1\n")
     typist.end()
-    result = invoke(send, "alice", "bob", "--timeout", "0.1")
+    result = invoke(send, "alice", "bob", "--timeout", "0.6")
     assert (result.exit_code, result.stdout) == (1, "0 delivered, 0 stored, 1 lost\n")
     assert ("bob is not here, and this server keeps nothing" in result.stderr) is told
 

@@ -30,6 +30,7 @@ from duolink.protocol.messages import (
     Stored,
     Subscribe,
     Subscribed,
+    Subscribing,
     Watch,
     Welcome,
 )
@@ -63,9 +64,9 @@ def test_a_connection_that_ends_in_its_welcome_locks_nobody_out():
 
 
 def test_strangers_cannot_hold_the_loop():
-    began = time.perf_counter()
+    began = time.process_time()
     CLIENT.text(b"[" * (1 << 20))
-    assert time.perf_counter() - began < 0.05
+    assert time.process_time() - began < 0.05
 
 
 def test_subscriptions_that_were_dropped_before_they_began_are_forgotten():
@@ -88,10 +89,9 @@ def test_subscribing_to_others_again_and_again_does_not_hold_the_loop():
         % (i, b",".join(b'{"channel":"%c%d"}' % (97 + i % 2, j) for j in range(128)))
         for i in range(1, 360)
     ]
-    began = time.perf_counter()
     eve.user.received(b"\n".join(sets), False)
-    assert time.perf_counter() - began < 0.3
     assert eve.closed == 3005 and eve.all(Error)[-1].code == "overloaded"
+    assert len(eve.all(Subscribing)) == 1 + (4096 - 128) // 256, "each ends 128 and begins 128"
 
 
 def test_a_client_that_watches_others_again_and_again_is_sent_away():
@@ -227,22 +227,29 @@ def test_timers_that_are_cleaned_up_during_a_poll():
     assert len(timers) == 100
 
 
-def test_sessions_that_end_together_while_nothing_can_be_stored():
-    def took(count):
-        world = World(durable=True)
-        mail = flaky(world)
-        clients = [world.client(f"c{i}") for i in range(count)]
-        mail.failing = {"store"}
-        for client in clients:
-            client.say(1)
-        for client in clients:
-            client.cut()
-        began = time.perf_counter()
-        world.clock.seconds += 31
-        world.node.poll(world.clock.seconds)
-        return time.perf_counter() - began
+def test_sessions_that_end_together_while_nothing_can_be_stored_look_at_their_own_streams_only():
+    """Else a network that parts while the disk is full holds the node up: quadratically."""
 
-    assert took(4000) < 6 * took(1000)
+    class Unlisted(dict[Any, Any]):
+        def __iter__(self) -> Any:
+            raise AssertionError("all of them are looked at")
+
+        items = keys = values = __iter__
+
+    world = World(durable=True)
+    mail = flaky(world)
+    clients = [world.client(f"c{i}") for i in range(10)]
+    mail.failing = {"store"}
+    for client in clients:
+        client.say(1)
+    mailboxes = world.node.mailboxes
+    mailboxes._turned_away = Unlisted(mailboxes._turned_away)
+    assert len(mailboxes._turned_away) == 10
+    for client in clients:
+        client.cut()
+    world.clock.seconds += 31
+    world.node.poll(world.clock.seconds)
+    assert not mailboxes._turned_away
 
 
 def test_one_connection_reads_two_pages_of_history_at_once():
