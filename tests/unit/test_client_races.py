@@ -66,12 +66,15 @@ def test_who_waits_for_a_congested_connection_goes_on_with_the_next_one(monkeypa
         server.line.congested = True
         task = asyncio.create_task(alice.link("bob", watch=False).send(1))
         await turns()
+        online = asyncio.Event()
+        alice.on_event(lambda event: online.set() if getattr(event, "state", "") == "online" else None)
         server.line.end()
-        await asyncio.sleep(60)
+        await online.wait()
+        await turns()  # at once: not with the next timer
         done = task.done()
         task.cancel()
         await turns()
-        assert alice.state == "online" and done
+        assert done
 
     world(monkeypatch, use)
 

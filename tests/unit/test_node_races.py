@@ -35,9 +35,10 @@ from duolink.protocol.messages import (
     Welcome,
 )
 from duolink.server.auth import OpenAuthenticator, UnknownKey
+from duolink.server.channels import MAX_FANOUTS
 from duolink.server.mailbox import MAX_UNDER_WAY
 from duolink.server.settings import Config, Wire
-from duolink.server.timers import Timers
+from duolink.server.timers import SLICE, Timers
 
 
 def test_a_connection_that_ends_in_its_welcome_locks_nobody_out():
@@ -131,6 +132,33 @@ def test_what_one_client_tells_many_is_bounded():
     world.advance(2)
     eve.send(PresenceQuery(id=2, channel="room"))
     assert eve.last(PresenceList).id == 2
+
+
+def test_ephemeral_messages_to_many_wait_for_one_another_up_to_a_bound():
+    world = World()
+    members = [world.client(f"m{i}", subscriptions=[Position("room")]) for i in range(SLICE + 10)]
+    for member in members:
+        member.take()
+    line = encode(Ephemeral(channel="room", data=msgspec.Raw(b"1")))
+    members[0].user.received(b"\n".join([line] * (MAX_FANOUTS + 4)), False)
+    assert len(world.node.work) == MAX_FANOUTS
+    members[0].user.batch_ended()
+    world.turn()
+    assert [len(members[at].all(Ephemeral)) for at in (1, -1)] == [MAX_FANOUTS] * 2
+    members[0].send(Ephemeral(channel="room", data=msgspec.Raw(b"2")))
+    world.turn()
+    assert len(members[-1].all(Ephemeral)) == MAX_FANOUTS + 1
+
+
+def test_coming_and_going_before_many_watchers_takes_more(monkeypatch):
+    monkeypatch.setattr("duolink.server.channels.TOLD_PER_EFFORT", 1 / 64)
+    world = World()
+    for i in range(4):
+        world.client(f"w{i}", subscriptions=[Position("room", presence=True)])
+    eve = world.client("eve")
+    for i in range(1, 20):
+        eve.send(Subscribe(id=i, channels=[Position("room")] if i % 2 else []))
+    assert eve.closed == 3005 and len(eve.all(Subscribing)) == 4096 // (4 * 64 + 1)
 
 
 @pytest.mark.parametrize(("binary", "size"), [(False, 1), (False, 64_800), (True, 1)])

@@ -359,6 +359,17 @@ def test_a_server_that_changes_the_run_is_not_believed() -> None:
     assert ProtocolTrouble("run", "the server changed this process's run") in client.events
 
 
+def test_a_server_that_takes_small_messages_may_say_large_ones() -> None:
+    """An acknowledgement with many losses, what others have published."""
+    client = Client(online=False)
+    client.start()
+    client.opened()
+    client.welcome(limits=Limits(1024, 1_048_576, 128, 256, 8, 65_536))
+    client.hear(LinkMessage(run=3, seq=1, base=1, sender="bob", data=msgspec.Raw(b'"%b"' % (b"x" * 5000))))
+    assert not [event for event in client.events if isinstance(event, ProtocolTrouble)]
+    assert [event for event in client.events if isinstance(event, FromLink)]
+
+
 def test_a_second_welcome_changes_nothing() -> None:
     client = Client()
     client.welcome(session="other")

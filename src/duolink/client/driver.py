@@ -187,7 +187,6 @@ class Driver:
             if type(event) is StateChanged and event.state is State.ONLINE:
                 self._online_at = now
                 self._plan_renewal(session.welcome.expires if session.welcome is not None else 0)
-                self.loop.call_soon(self._writable)  # who waited for a connection that is gone
             if type(event) is Answered and event.context is self:
                 self._renewed(event.answer)
             else:
@@ -250,7 +249,7 @@ class Driver:
     def _time(self) -> None:
         self._timer = None
         self._turn()
-        self._writable()  # what has expired has made room
+        self._writable()  # what has expired has made room; a congested connection may have gone
 
     # --- opening -------------------------------------------------------------------------------
 

@@ -178,6 +178,22 @@ test("a request to a user is not refused by a client without a handler: another 
   });
 });
 
+test("a server that takes small messages may say large ones", async () => {
+  const server = new FakeServer();
+  const plain = server.welcome.bind(server);
+  server.welcome = (hello) => {
+    const welcome = plain(hello);
+    return { ...welcome, limits: { ...welcome.limits, message: 1024 } };
+  };
+  await online(server, async (alice) => {
+    const got: unknown[] = [];
+    alice.onMessage(({ data }) => void got.push(data));
+    server.line.deliver(server.message("bob", 1, "x".repeat(5000)));
+    await turns();
+    expect(got).toEqual(["x".repeat(5000)]);
+  });
+});
+
 test("nothing is told after `closed`, though a handler closes the client in the middle of a turn", async () => {
   const server = new FakeServer();
   const alice = client(server);
