@@ -77,9 +77,9 @@ def token(
         raise click.UsageError("Exactly one of --key-file and --key is needed.")
     if user is None and room is None:
         raise click.UsageError("--user (or --room, for a ticket of /connect) is needed.")
-    for claim, name in (("--user", user), ("--room", room), ("--client", client)):
-        if name is not None and not codec.is_id(name.removesuffix("*") or name, limits.MAX_CLIENT_ID):
-            raise click.UsageError(f"{claim}: {name!r} cannot be a name.")
+    for option, name in (("--user", user), ("--room", room), ("--client", client)):
+        if name is not None and not codec.is_id(name, limits.MAX_CLIENT_ID):
+            raise click.UsageError(f"{option}: {name!r} cannot be a name.")
     if user is not None and ":" in user and client is None:
         raise click.UsageError("A user with a `:` in its name needs --client, to keep users apart.")
     for pattern in (*channels, *links, client or "x"):

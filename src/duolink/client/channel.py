@@ -111,7 +111,7 @@ class Channel:
     def _write(self, name: str, expect: int | None, key: str) -> Set:
         if not codec.is_id(name, limits.MAX_STATE_NAME):
             raise ValueError(f"{name!r} cannot be a name in the shared state")
-        if expect is not None and not _counts(expect, limits.MAX_INTEGER):
+        if expect is not None and not _is_count(expect, limits.MAX_INTEGER):
             raise ValueError(f"{expect} cannot be a version")
         return Set(
             id=0,
@@ -146,10 +146,10 @@ class Channel:
         Raises `CommandFailed`, `CommandTimeout`, `ClientClosed`, `ValueError` for an impossible limit or
         position.
         """
-        if not _counts(limit, limits.MAX_HISTORY_PAGE):
+        if not _is_count(limit, limits.MAX_HISTORY_PAGE):
             raise ValueError(f"a page of history has 0 … {limits.MAX_HISTORY_PAGE} publications")
         if since is not None:
-            _check(since)
+            _check_position(since)
         message = History(id=0, channel=self.name, limit=limit, last=since is None)
         if since is not None:
             message.epoch, message.offset = since
@@ -183,7 +183,7 @@ class Channel:
         state (see `Subscription.state`), which begins now: raises `ValueError` together with `since`.
         """
         if since is not None:
-            _check(since)
+            _check_position(since)
         if state and since is not None:
             raise ValueError("who follows the shared state begins now: the state at `since` is not known")
         return Subscription(self._client, self.name, since, presence, state)
@@ -196,11 +196,11 @@ class Channel:
         return f"<Channel {self.name!r}>"
 
 
-def _counts(number: object, most: int) -> bool:
+def _is_count(number: object, most: int) -> bool:
     return isinstance(number, int) and 0 <= number <= most
 
 
-def _check(position: Position) -> None:
+def _check_position(position: Position) -> None:
     epoch, offset = position
-    if (epoch and not codec.is_id(epoch, limits.MAX_KEY)) or not _counts(offset, limits.MAX_INTEGER):
+    if (epoch and not codec.is_id(epoch, limits.MAX_KEY)) or not _is_count(offset, limits.MAX_INTEGER):
         raise ValueError(f"{position} cannot be a position")

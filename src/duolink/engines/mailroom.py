@@ -243,7 +243,7 @@ class Mailroom:
                 self._shelf.changed(account)
             elif account.top > cursor.seq:
                 self._began(account, cursor, run, message, now)
-                boxes.append(Box(account.stream, max(first, cursor.seq + 1), account.top, account.lost))
+                boxes.append(_box(account, cursor, first))
         boxes.sort(key=_by_sender_and_run)
         return tuple(boxes)
 
@@ -258,7 +258,7 @@ class Mailroom:
             if cursor is None:
                 return None
             if account.top > cursor.seq:
-                boxes.append(Box(account.stream, max(first, cursor.seq + 1), account.top, account.lost))
+                boxes.append(_box(account, cursor, first))
         boxes.sort(key=_by_sender_and_run)
         return tuple(boxes)
 
@@ -315,6 +315,10 @@ class Mailroom:
                 break
         self._swept = max(last, 0)
         return not last
+
+
+def _box(account: Account, cursor: Cursor, first: int) -> Box:
+    return Box(account.stream, max(first, cursor.seq + 1), account.top, account.lost)
 
 
 def _by_sender_and_run(box: Box) -> tuple[str, int]:

@@ -16,9 +16,9 @@ from msgspec import Raw
 from duolink.protocol import limits
 from duolink.protocol.codes import ErrorCode
 from duolink.protocol.messages import (
+    BOUNDED_TYPES,
     CARRIER_TYPES,
     NO_DATA,
-    SET_TYPES,
     Ephemeral,
     FromClient,
     FromPeer,
@@ -137,7 +137,9 @@ class Decoder:
             return self._explain(line, error)
         except msgspec.DecodeError as error:
             return Malformed(ErrorCode.MALFORMED, f"not JSON: {error}")
-        if len(line) > self._maximum and (type(message) not in SET_TYPES or len(line) > limits.MAX_MESSAGE):
+        if len(line) > self._maximum and (
+            type(message) not in BOUNDED_TYPES or len(line) > limits.MAX_MESSAGE
+        ):
             return self._too_large(message)
         if type(message) in CARRIER_TYPES and message.binary:
             return _STRAY_BINARY

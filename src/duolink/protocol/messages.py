@@ -480,7 +480,7 @@ class Leave(Message, tag="leave"):
 CARRIER_TYPES: Final = frozenset({LinkMessage, Ephemeral, Publish, Set, Publication})
 """The messages whose user data may be bytes."""
 
-SET_TYPES: Final = frozenset({Hello, Subscribe, Watch, Ack})
+BOUNDED_TYPES: Final = frozenset({Hello, Subscribe, Watch, Ack})
 """The messages that carry what other limits bound: channels, peers, losses."""
 
 FromClient = (

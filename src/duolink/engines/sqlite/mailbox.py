@@ -113,7 +113,7 @@ class SqliteMailbox:
         """See `Mailbox.acknowledge`."""
         self._held.append((stream, client_id, seq, lost, by, self._clock.wall_ms()))
         if self._unwritten:
-            self._unwritten[stream, client_id] = max(seq, self._unwritten.get((stream, client_id), 0))
+            self._note_unwritten(stream, client_id, seq)
         if len(self._held) >= MAX_HELD:
             self.turn()
 
@@ -186,7 +186,10 @@ class SqliteMailbox:
         if not self._unwritten or len(self._unwritten) > MAX_RETRIED:
             self._unwritten = {}
             for stream, client_id, seq, *_ in self._held:
-                self._unwritten[stream, client_id] = max(seq, self._unwritten.get((stream, client_id), 0))
+                self._note_unwritten(stream, client_id, seq)
+
+    def _note_unwritten(self, stream: Stream, client_id: str, seq: int) -> None:
+        self._unwritten[stream, client_id] = max(seq, self._unwritten.get((stream, client_id), 0))
 
     def _unfinished(self, boxes: tuple[Box, ...], client_id: str) -> tuple[Box, ...]:
         """What was read, without what has been acknowledged since."""
